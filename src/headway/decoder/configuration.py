@@ -1,0 +1,129 @@
+"""Sizes and choices of a decoder, in transformers' names."""
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from headway.errors import HeadwayError
+from headway.mechanisms.base import Dims, Mechanism
+from headway.mechanisms.compose import check_list
+from headway.mechanisms.fields import nearest
+
+CHOICES = {
+    "position": ("rope", "learned", "alibi", "none"),
+    "norm": ("rms", "layer", "none"),
+    "hidden_act": ("silu", "gelu"),
+}
+
+
+class HeadwayConfig(PreTrainedConfig):
+    """Configuration of `HeadwayModel`.
+
+    Attributes:
+        vocab_size, hidden_size, num_hidden_layers, num_attention_heads, num_key_value_heads,
+        head_dim, max_position_embeddings, initializer_range, rope_theta, tie_word_embeddings:
+            as in transformers' Llama.
+        intermediate_size: width of the feed-forward part; None is 8/3 hidden_size for SwiGLU and
+            4 hidden_size for GELU, rounded up to a multiple of 8.
+        hidden_act: 'silu' (SwiGLU) or 'gelu' (two matrices).
+        norm: 'rms', 'layer', or 'none' (toys).
+        norm_eps: epsilon of all norms.
+        qk_norm: RMSNorm of queries and keys per head.
+        position: 'rope', 'learned', 'alibi' or 'none'.
+        attention_bias: biases in the four attention projections.
+        attention_multiplier: factor on the scores; None is head_dim ** -0.5 (Granite's name).
+        mechanisms: list of mechanisms, or their JSON form.
+        attn_implementation: 'sdpa' (default), 'flex_attention' or 'eager'.
+
+    Raises:
+        HeadwayError: a value, a pair of sizes or a list of mechanisms has no meaning.
+    """
+
+    model_type = "headway"
+    keys_to_ignore_at_inference = ["past_key_values"]
+
+    vocab_size: int = 32_000
+    hidden_size: int = 256
+    intermediate_size: int | None = None
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    hidden_act: str = "silu"
+    norm: str = "rms"
+    norm_eps: float = 1e-6
+    qk_norm: bool = False
+    position: str = "rope"
+    rope_theta: float = 10_000.0
+    max_position_embeddings: int = 2048
+    attention_bias: bool = False
+    attention_multiplier: float | None = None
+    initializer_range: float = 0.02
+    tie_word_embeddings: bool = True
+    use_cache: bool = True
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+    mechanisms: list[Any] | tuple[Any, ...] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.num_key_value_heads is None:
+            self.num_key_value_heads = self.num_attention_heads
+        if self.head_dim is None:
+            if self.hidden_size % self.num_attention_heads:
+                raise HeadwayError(
+                    f"hidden_size: {self.hidden_size} is not divisible by "
+                    f"num_attention_heads={self.num_attention_heads}; give head_dim, or a multiple"
+                )
+            self.head_dim = self.hidden_size // self.num_attention_heads
+        if self.intermediate_size is None:
+            factor = 8 / 3 if self.hidden_act == "silu" else 4
+            self.intermediate_size = -(-int(factor * self.hidden_size) // 8) * 8
+        listed = self.mechanisms or []
+        self.mechanisms = [m.to_dict() if isinstance(m, Mechanism) else m for m in listed]
+        self._check()
+        super().__post_init__(**kwargs)
+
+    def _check(self) -> None:
+        for field, accepted in CHOICES.items():
+            value = getattr(self, field)
+            if value not in accepted:
+                raise HeadwayError(
+                    f"{field}: {value!r} is unknown{nearest(str(value), accepted)}; accepted are "
+                    f"{', '.join(accepted)}"
+                )
+        for field in ("vocab_size", "intermediate_size", "max_position_embeddings"):
+            if getattr(self, field) < 1:
+                raise HeadwayError(
+                    f"{field}: {getattr(self, field)} is too small; accepted are 1 and more"
+                )
+        if self.position == "rope" and self.dims().head_dim % 2:
+            raise HeadwayError(
+                f"head_dim: {self.head_dim} is odd, and position='rope' turns pairs of channels; "
+                "accepted are even numbers"
+            )
+        check_list(self.mechanism_list(), self.dims())
+
+    def mechanism_list(self) -> list[Mechanism]:
+        """The mechanisms as objects."""
+        return [Mechanism.from_dict(m) for m in self.mechanisms or []]
+
+    def dims(self) -> Dims:
+        """What mechanisms are built for."""
+        assert self.num_key_value_heads is not None and self.head_dim is not None
+        return Dims(
+            hidden_size=self.hidden_size,
+            num_attention_heads=self.num_attention_heads,
+            num_key_value_heads=self.num_key_value_heads,
+            head_dim=self.head_dim,
+            num_hidden_layers=self.num_hidden_layers,
+            norm_eps=self.norm_eps,
+            qk_norm=self.qk_norm,
+        )
+
+    @property
+    def attention_scale(self) -> float:
+        """Factor on the scores."""
+        assert self.head_dim is not None
+        given = self.attention_multiplier
+        return self.head_dim**-0.5 if given is None else given

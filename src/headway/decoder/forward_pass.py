@@ -1,0 +1,154 @@
+"""What one forward pass shares between all layers: who sees whom, rotation, cache, backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headway.decoder.cache import HeadwayCache
+from headway.decoder.configuration import HeadwayConfig
+from headway.errors import HeadwayError
+from headway.mechanisms.state import DecodeState
+from headway.ops.attention import Visibility, alibi_slopes, attend
+from headway.ops.rotary import Rotary, rotary
+
+Probe = Callable[[int, Tensor, Tensor, Visibility, float], None]
+"""Sees the slot, rotated queries `(B, H, T, D)`, all keys `(B, G, S, D)`, visibility and scale."""
+
+
+@dataclass(frozen=True)
+class ForwardPass:
+    """One forward pass.
+
+    Attributes:
+        positions: `(B, T)` inside the own document.
+        visible: who sees whom.
+        scale: factor on the scores.
+        backend: name of the attention implementation.
+        rotation: rotary angles, or None under other position encodings.
+        cache: earlier keys and values, or None.
+        log_frequency: `(B, T)`, or None where no mechanism reads it.
+        probe: called by every attention with what it attends with.
+    """
+
+    positions: Tensor
+    visible: Visibility
+    scale: float
+    backend: str = "sdpa"
+    rotation: Rotary | None = None
+    cache: HeadwayCache | None = None
+    log_frequency: Tensor | None = None
+    probe: Probe | None = None
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, slot: int, need_lse: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
+        """Rotate, remember under `slot` and attend; see `headway.ops.attention.attend`."""
+        if self.rotation is not None:
+            q, k = self.rotation(q), self.rotation(k)
+        if self.cache is not None:
+            k, v = self.cache.update(k, v, slot)
+        if self.probe is not None:
+            self.probe(slot, q, k, self.visible, self.scale)
+        return attend(q, k, v, self.visible, self.scale, self.backend, need_lse)
+
+    def state(self, layer_idx: int) -> DecodeState | None:
+        """What the mechanisms of a layer carry between decoding steps."""
+        return None if self.cache is None else self.cache.state(layer_idx)
+
+
+def start_pass(
+    config: HeadwayConfig,
+    embeddings: Tensor,
+    attention_mask: Tensor | None,
+    position_ids: Tensor | None,
+    cache: HeadwayCache | None,
+    log_frequency: Tensor | None = None,
+    probe: Probe | None = None,
+) -> ForwardPass:
+    """Resolve masks, padding, packing and cache once for all layers.
+
+    Args:
+        config: of the model.
+        embeddings: `(B, T, hidden_size)`; only shape, dtype and device are read.
+        attention_mask: `(B, earlier + T)`, ones and then no zero between them, or None.
+        position_ids: `(B or 1, T)`, restarting at 0 with every packed document, or None.
+        cache: of earlier tokens.
+        log_frequency: `(B, T)`.
+        probe: see `ForwardPass`.
+
+    Raises:
+        HeadwayError: a mask of another form.
+    """
+    batch, length, _ = embeddings.shape
+    device = embeddings.device
+    # A static cache counts in a tensor that the first layer's update moves on: copy it.
+    past = cache.get_seq_length() if cache is not None else 0
+    offset = past.clone() if isinstance(past, Tensor) else past
+    columns = (torch.arange(length, device=device) + offset).expand(batch, length)
+    positions, whole = resolve_positions(columns, attention_mask, position_ids)
+    fixed = cache.max_cache_len if cache is not None else None
+    keys = fixed if fixed is not None else int(offset) + length
+    slopes = None
+    if config.position == "alibi":
+        slopes = alibi_slopes(config.num_attention_heads, device)
+    rotation = None
+    if config.position == "rope":
+        rotation = rotary(positions, config.dims().head_dim, config.rope_theta, embeddings.dtype)
+    return ForwardPass(
+        positions=positions,
+        visible=Visibility(positions, offset, keys, whole and fixed is None, slopes),
+        scale=config.attention_scale,
+        backend=config._attn_implementation or "sdpa",
+        rotation=rotation,
+        cache=cache,
+        log_frequency=log_frequency,
+        probe=probe,
+    )
+
+
+def resolve_positions(
+    columns: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None
+) -> tuple[Tensor, bool]:
+    """Positions inside the own document, and whether every row is one document from column 0.
+
+    Args:
+        columns: `(B, T)`, column of each token, earlier tokens counted.
+        attention_mask: `(B, earlier + T)` or None.
+        position_ids: `(B or 1, T)` or None; where given, it decides.
+
+    Under `torch.compile` the values of masks are not looked at, so that nothing breaks the graph.
+    """
+    tracing = torch.compiler.is_compiling()
+    if attention_mask is not None:
+        if attention_mask.dim() != 2:
+            raise HeadwayError(
+                f"attention_mask: {attention_mask.dim()} dimensions are not accepted; accepted is "
+                "(batch, tokens), or packed documents by position_ids that restart at 0"
+            )
+        if not tracing:
+            if bool(attention_mask.all()):
+                attention_mask = None
+            else:
+                _refuse_holes(attention_mask)
+    if position_ids is not None:
+        positions = position_ids.to(columns.device).expand_as(columns)
+        whole = not tracing and attention_mask is None and torch.equal(positions, columns)
+        return positions, whole
+    if attention_mask is None:
+        return columns, True
+    counted = attention_mask.long().cumsum(-1) - 1
+    return counted.clamp(min=0)[:, -columns.shape[1] :], False
+
+
+def _refuse_holes(attention_mask: Tensor) -> None:
+    ones = attention_mask.bool()
+    starts = ones[:, :1].long().sum(-1) + (ones[:, 1:] & ~ones[:, :-1]).long().sum(-1)
+    if bool((starts > 1).any()):
+        raise HeadwayError(
+            "attention_mask: a row has zeros between its ones, so that 'the previous token' has no "
+            "meaning; accepted is padding on the left or on the right"
+        )

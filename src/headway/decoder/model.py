@@ -1,0 +1,282 @@
+"""The decoder as transformers models: `HeadwayModel` and `HeadwayForCausalLM`."""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+
+from headway.decoder.block import Block, Depth
+from headway.decoder.cache import HeadwayCache
+from headway.decoder.configuration import HeadwayConfig
+from headway.decoder.forward_pass import Probe, start_pass
+from headway.decoder.norms import make_norm
+from headway.errors import HeadwayError
+from headway.mechanisms.attention_residual import DepthRead
+from headway.mechanisms.base import Learned, Place
+from headway.mechanisms.context import Streams
+from headway.mechanisms.scalar_mix import FinalMix
+
+
+class HeadwayPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation."""
+
+    config_class = HeadwayConfig
+    config: HeadwayConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["Block"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _can_compile_fullgraph = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Matrices from N(0, initializer_range), norms at one, mechanisms as they say."""
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.RMSNorm | nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            if isinstance(module, nn.LayerNorm):
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, Learned):
+            module.reset_parameters()
+        elif isinstance(module, HeadwayModel) and module.token_log_frequency is not None:
+            nn.init.zeros_(module.token_log_frequency)
+
+
+class HeadwayModel(HeadwayPreTrainedModel):
+    """Embedding, layers and final norm, without the head."""
+
+    token_log_frequency: Tensor | None
+
+    def __init__(self, config: HeadwayConfig) -> None:
+        super().__init__(config)
+        mechanisms, dims = config.mechanism_list(), config.dims()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_positions = None
+        if config.position == "learned":
+            self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.layers = nn.ModuleList(
+            Block(config, i, mechanisms) for i in range(config.num_hidden_layers)
+        )
+        self.norm = make_norm(config)
+        built = {
+            m.place: m.build(dims, config.num_hidden_layers)
+            for m in mechanisms
+            if m.place in (Place.SUBLAYER, Place.FINAL)
+        }
+        self.final_read = cast(DepthRead | None, built.get(Place.SUBLAYER))
+        self.final_mix = cast(FinalMix | None, built.get(Place.FINAL))
+        places = {m.place for m in mechanisms}
+        self.keep_updates = Place.SUBLAYER in places
+        self.keep_outputs = bool(places & {Place.LAYER, Place.FINAL})
+        counts = (
+            torch.zeros(config.vocab_size) if any(m.needs_frequency for m in mechanisms) else None
+        )
+        self.register_buffer("token_log_frequency", counts)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def set_token_counts(self, counts: Tensor) -> None:
+        """Give mechanisms that read token frequencies the training text's counts `(V,)`.
+
+        Stored as logarithms of count + 1, standardised over the text (each token weighs as often
+        as it occurs). Without such a mechanism nothing is stored.
+        """
+        if self.token_log_frequency is None:
+            return
+        counts = counts.to(torch.float64)
+        logs = (counts + 1).log()
+        share = counts / counts.sum()
+        mean = (share * logs).sum()
+        spread = ((share * (logs - mean) ** 2).sum()).sqrt()
+        self.token_log_frequency.copy_((logs - mean) / spread)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: HeadwayCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        probe: Probe | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Run all layers.
+
+        Args:
+            input_ids: `(B, T)`, or give `inputs_embeds` `(B, T, hidden_size)`.
+            attention_mask: `(B, earlier + T)`; padding on the left or on the right.
+            position_ids: `(B, T)`, restarting at 0 with every packed document.
+            past_key_values: a `HeadwayCache`; with `use_cache` and None a new one is returned.
+            output_hidden_states: also return the embedding and every layer's output.
+            probe: called by every attention, see `headway.decoder.forward_pass.Probe`.
+
+        Raises:
+            HeadwayError: an input of another form.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise HeadwayError("input_ids: exactly one of input_ids and inputs_embeds is accepted")
+        if output_attentions:
+            raise HeadwayError(
+                "output_attentions: true is not accepted, as no backend keeps T x T matrices; "
+                "give a probe, which sees queries and keys"
+            )
+        hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        cache = self._cache(past_key_values, use_cache)
+        run = start_pass(
+            self.config,
+            hidden,
+            attention_mask,
+            position_ids,
+            cache,
+            log_frequency=self._log_frequency(input_ids),
+            probe=probe,
+        )
+        if self.embed_positions is not None:
+            self._check_length(run.visible.keys)
+            hidden = hidden + self.embed_positions(run.positions)
+        keep = self.keep_outputs or bool(output_hidden_states)
+        depth = Depth(hidden, (hidden,) if self.keep_updates else None, (hidden,) if keep else None)
+        streams = Streams()
+        for layer in self.layers:
+            depth, streams = layer(depth, streams, run)
+        hidden = depth.read(self.final_read)
+        if self.final_mix is not None:
+            hidden = self.final_mix(cast(tuple[Tensor, ...], depth.outputs))
+        return BaseModelOutputWithPast(
+            last_hidden_state=self.norm(hidden),
+            past_key_values=cache,
+            hidden_states=cast(Any, depth.outputs if output_hidden_states else None),
+        )
+
+    def _cache(self, given: Any, use_cache: bool | None) -> HeadwayCache | None:
+        if given is not None and not isinstance(given, HeadwayCache):
+            raise HeadwayError(
+                f"past_key_values: a {type(given).__name__} is not accepted, as it cannot hold what "
+                "mechanisms carry; accepted is headway.HeadwayCache(model.config)"
+            )
+        if self.gradient_checkpointing and self.training:
+            return None
+        wanted = self.config.use_cache and not self.training if use_cache is None else use_cache
+        if given is None and wanted:
+            return HeadwayCache(self.config)
+        return given
+
+    def _log_frequency(self, input_ids: Tensor | None) -> Tensor | None:
+        if self.token_log_frequency is None:
+            return None
+        if input_ids is None:
+            raise HeadwayError(
+                "inputs_embeds: not accepted with a mechanism that reads token frequencies; "
+                "accepted is input_ids"
+            )
+        return self.token_log_frequency[input_ids]
+
+    def _check_length(self, keys: int) -> None:
+        most = self.config.max_position_embeddings
+        if keys > most:
+            raise HeadwayError(
+                f"input_ids: {keys} tokens are too many for position='learned'; accepted are up to "
+                f"max_position_embeddings={most}"
+            )
+
+
+class HeadwayForCausalLM(HeadwayPreTrainedModel, GenerationMixin):
+    """The decoder with a language-model head, for training and `generate`."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: HeadwayConfig) -> None:
+        super().__init__(config)
+        self.model = HeadwayModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: HeadwayCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
+        """Logits `(B, T, vocab_size)` and, with `labels` `(B, T)`, the next-token loss in nats.
+
+        Labels are shifted here; -100 is left out. Other arguments: see `HeadwayModel.forward`.
+        `logits_to_keep=n` computes the logits of the last n positions only.
+        """
+        out = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **{k: v for k, v in kwargs.items() if k in PASSED_ON},
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(out.last_hidden_state[:, kept])
+        loss = None
+        if labels is not None:
+            counted = {k: v for k, v in kwargs.items() if k == "num_items_in_batch"}
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **counted
+            )
+        result = CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=out.past_key_values,
+            hidden_states=out.hidden_states,
+        )
+        return result.to_tuple() if return_dict is False else result
+
+    def _prepare_cache_for_generation(
+        self,
+        generation_config: Any,
+        model_kwargs: dict[str, Any],
+        generation_mode: Any,
+        batch_size: int,
+        max_cache_length: int,
+    ) -> None:
+        """Give `generate` a `HeadwayCache` of the kind it asks for."""
+        kind = generation_config.cache_implementation
+        if model_kwargs.get("past_key_values") is not None or not generation_config.use_cache:
+            return
+        if kind not in CACHES:
+            raise HeadwayError(
+                f"cache_implementation: {kind!r} is not accepted; accepted are dynamic, static, "
+                "offloaded"
+            )
+        cache = HeadwayCache(
+            self.config,
+            max_cache_len=max_cache_length if kind == "static" else None,
+            offloading=kind == "offloaded",
+        )
+        if generation_config.is_assistant:
+            cache.activate_past_recording()
+        model_kwargs["past_key_values"] = cache
+
+    @staticmethod
+    def create_masks_for_generate(**kwargs: Any) -> None:
+        """Compiled decoding needs no mask: positions say who sees whom."""
+        return None
+
+
+PASSED_ON = ("output_hidden_states", "output_attentions", "probe")
+CACHES = (None, "dynamic", "static", "offloaded")

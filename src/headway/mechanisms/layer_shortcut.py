@@ -1,0 +1,126 @@
+"""Layerwise attention shortcuts (arXiv 2409.10870)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from headway.mechanisms.base import Dims, Learned, Mechanism, Place, fill
+from headway.mechanisms.taps import Taps, check_taps, tap_indices
+from headway.ops.attention import merge
+
+Attend = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
+"""Rotates, caches under a slot number and attends: `(q, k, v, slot) -> (out, log-sum-exp)`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerShortcut(Mechanism):
+    """In the last layer, attention over learned features of earlier layers' outputs.
+
+    Queries come from the last layer's normed input, keys and values from `F_m = features(norm(h_m))`
+    of each tapped layer m, one softmax over layers and positions (our reconstruction of
+    arXiv 2409.10870, of which no equation could be read; the sheet of assumptions is in the docs).
+
+    Attributes:
+        taps: 'all' layers before the last, or a list (the paper: 2, 4, 6, 8 of 10); 0 is the
+            embedding.
+        features: 'mlp' one two-layer perceptron a tap, 'shared_mlp' one for all, 'none'.
+        width: hidden width of the perceptron.
+        reach: 'context' all earlier positions of every tap; 'token' the same position only.
+        mode: 'replace' the last layer's self-attention (paper), or 'add' to it.
+        init: 'paper' draws all matrices as the host does; 'identity' starts the output projection
+            at zero, which with mode='add' is exactly the plain model.
+    """
+
+    name = "layer_shortcut"
+    place = Place.LAYER
+
+    taps: Taps = "all"
+    features: Literal["mlp", "shared_mlp", "none"] = "mlp"
+    width: int = field(default=1024, metadata={"min": 1})
+    reach: Literal["context", "token"] = "context"
+    mode: Literal["replace", "add"] = "replace"
+    init: Literal["paper", "identity"] = "paper"
+
+    def check(self, dims: Dims) -> None:
+        check_taps("layer_shortcut.taps", self.taps, dims)
+
+    def build(self, dims: Dims, layer_idx: int) -> nn.Module | None:
+        return ShortcutAttention(self, dims) if layer_idx == dims.num_hidden_layers - 1 else None
+
+
+class ShortcutAttention(Learned):
+    """The last layer's attention over depth."""
+
+    def __init__(self, spec: LayerShortcut, dims: Dims) -> None:
+        super().__init__()
+        self.spec, self.head_dim = spec, dims.head_dim
+        self.taps = tap_indices(spec.taps, dims)
+        # The first tap takes the cache slot of the self-attention that it replaces.
+        first = dims.num_hidden_layers - 1
+        own = [first] if spec.mode == "replace" else []
+        self.slots = (own + list(range(first + 1, first + 1 + len(self.taps))))[: len(self.taps)]
+        inner, outer = dims.num_attention_heads, dims.num_key_value_heads
+        self.q_proj = nn.Linear(dims.hidden_size, inner * dims.head_dim, bias=False)
+        self.k_proj = nn.Linear(dims.hidden_size, outer * dims.head_dim, bias=False)
+        self.v_proj = nn.Linear(dims.hidden_size, outer * dims.head_dim, bias=False)
+        self.o_proj = nn.Linear(inner * dims.head_dim, dims.hidden_size, bias=False)
+        if dims.qk_norm:
+            self.q_norm = nn.RMSNorm(dims.head_dim, eps=dims.norm_eps)
+            self.k_norm = nn.RMSNorm(dims.head_dim, eps=dims.norm_eps)
+        count = {"mlp": len(self.taps), "shared_mlp": 1, "none": 0}[spec.features]
+        self.features = nn.ModuleList(
+            _perceptron(dims.hidden_size, spec.width) for _ in range(count)
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        if self.spec.init == "identity":
+            fill(self.o_proj.weight, 0.0)
+
+    def forward(self, x: Tensor, tapped: Sequence[Tensor], attend: Attend) -> Tensor:
+        """The attention update `(B, T, C)`.
+
+        Args:
+            x: `(B, T, C)`, the layer's normed input.
+            tapped: the normed outputs of the tapped layers, each `(B, T, C)`.
+            attend: the host's attention, which needs to give the log-sum-exp.
+        """
+        q = self._heads(self.q_proj(x), "q_norm")
+        pairs = [self._key_value(i, h) for i, h in enumerate(tapped)]
+        if self.spec.reach == "token":
+            out = _same_position(q, pairs)
+        else:
+            out, _ = merge(
+                [attend(q, k, v, s) for (k, v), s in zip(pairs, self.slots, strict=True)]
+            )
+        return self.o_proj(out.transpose(1, 2).flatten(2))
+
+    def _key_value(self, tap: int, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        if self.spec.features != "none":
+            hidden = self.features[tap if self.spec.features == "mlp" else 0](hidden)
+        return self._heads(self.k_proj(hidden), "k_norm"), self._heads(self.v_proj(hidden))
+
+    def _heads(self, x: Tensor, norm: str = "") -> Tensor:
+        x = x.unflatten(-1, (-1, self.head_dim))
+        if norm and hasattr(self, norm):
+            x = getattr(self, norm)(x)
+        return x.transpose(1, 2)
+
+
+def _perceptron(size: int, width: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(size, width, bias=False), nn.GELU(), nn.Linear(width, size, bias=False)
+    )
+
+
+def _same_position(q: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    repeats = q.shape[1] // pairs[0][0].shape[1]
+    logits = [(q * k.repeat_interleave(repeats, dim=1)).sum(-1) for k, _ in pairs]
+    weights = (torch.stack(logits, dim=-1) * q.shape[-1] ** -0.5).softmax(dim=-1)
+    out = torch.zeros_like(q)
+    for tap, (_, v) in enumerate(pairs):
+        out = out + weights[..., tap, None] * v.repeat_interleave(repeats, dim=1)
+    return out

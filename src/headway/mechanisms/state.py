@@ -1,0 +1,102 @@
+"""What one layer's mechanisms carry from one decoding step to the next."""
+
+import torch
+from torch import Tensor
+
+from headway.errors import HeadwayError
+
+
+class DecodeState:
+    """The last raw rows of named projections, batch first.
+
+    A mechanism asks for the rows that stand before the rows at hand; those are remembered for the
+    next step. With `record` on, all rows since the last crop are kept, so that a crop can go back.
+
+    Args:
+        static: keep the rows in buffers whose addresses never change (compiled decoding).
+    """
+
+    def __init__(self, static: bool = False) -> None:
+        self.static = static
+        self.record = False
+        self.rows: dict[str, Tensor] = {}
+        self._needed: dict[str, int] = {}
+
+    def before(self, name: str, x: Tensor, count: int) -> Tensor:
+        """The `count` rows before `x` (zeros where there are none); remembers `x` for the next call.
+
+        Args:
+            name: which projection; one name is one memory.
+            x: `(B, ..., T, D)`.
+            count: how many earlier rows, at least 1.
+
+        Returns:
+            `(B, ..., count, D)`.
+        """
+        if name not in self.rows:
+            self._needed[name] = count
+            self.rows[name] = _no_rows(x, count)
+            if self.static and not torch.compiler.is_compiling():
+                torch._dynamo.mark_static_address(self.rows[name])
+        held = self.rows[name]
+        known = torch.cat([held, x.detach()], dim=-2)
+        if self.static:
+            earlier = held.clone()
+            held.copy_(known[..., -count:, :])
+            return earlier
+        self.rows[name] = known if self.record else known[..., -count:, :]
+        return held[..., -count:, :]
+
+    def crop(self, tokens: int) -> None:
+        """Forget the last `tokens` rows.
+
+        Raises:
+            HeadwayError: the rows before them were not kept (`record` was off).
+        """
+        for name, held in self.rows.items():
+            count = self._needed[name]
+            if tokens > 0 and held.shape[-2] < tokens + count:
+                raise HeadwayError(
+                    f"crop: {tokens} tokens cannot be taken back, because {name!r} keeps only its "
+                    f"last {held.shape[-2]} raw rows; call activate_past_recording() on the cache "
+                    "before the tokens are fed"
+                )
+            self.rows[name] = held[
+                ..., held.shape[-2] - tokens - count : held.shape[-2] - tokens, :
+            ]
+
+    def select(self, rows: Tensor) -> None:
+        """Keep, repeat or reorder the batch: `rows` holds indices of the batch."""
+        for name, held in self.rows.items():
+            chosen = held.index_select(0, rows.to(held.device))
+            if self.static:
+                held.copy_(chosen)
+            else:
+                self.rows[name] = chosen
+
+    def repeat(self, times: int) -> None:
+        """Repeat each row of the batch `times` times, neighbours together."""
+        for name, held in self.rows.items():
+            self.rows[name] = held.repeat_interleave(times, dim=0)
+
+    def reset(self) -> None:
+        """Forget everything; static buffers are zeroed in place."""
+        if self.static:
+            for held in self.rows.values():
+                held.zero_()
+        else:
+            self.rows.clear()
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the rows (offloading)."""
+        for name, held in self.rows.items():
+            self.rows[name] = held.to(device, non_blocking=True)
+
+
+def rows_before(state: DecodeState | None, name: str, x: Tensor, count: int) -> Tensor:
+    """`state.before`, or zeros where nothing is carried (training, whole sequences)."""
+    return _no_rows(x, count) if state is None else state.before(name, x, count)
+
+
+def _no_rows(x: Tensor, count: int) -> Tensor:
+    return torch.zeros_like(x[..., :1, :]).expand(*x.shape[:-2], count, x.shape[-1]).contiguous()

@@ -1,0 +1,1 @@
+"""Pure tensor functions: what the mathematics says. No modules, no configuration."""

@@ -1,0 +1,210 @@
+"""The front door to attention: who sees whom, and by which implementation."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from headway.errors import HeadwayError
+
+BACKENDS = ("sdpa", "flex_attention", "eager")
+
+
+@dataclass(frozen=True)
+class Visibility:
+    """Which keys each query sees.
+
+    Documents are contiguous, so a query at column `i` with position `p` inside its own document
+    sees exactly the columns `i - p .. i`. Packing, left padding and decoding all follow from this.
+
+    Attributes:
+        positions: `(B, T)`, position of each query inside its own document.
+        offset: column of the first query among the keys (a tensor under a static cache).
+        keys: number of key columns.
+        whole_rows: every row is one document from column 0, and no key column is unwritten.
+        slopes: `(H,)`, ALiBi slopes (arXiv 2108.12409), or None.
+    """
+
+    positions: Tensor
+    offset: int | Tensor
+    keys: int
+    whole_rows: bool
+    slopes: Tensor | None = None
+
+    def mask(self) -> Tensor:
+        """Boolean `(B, 1, T, keys)`, true where the query sees the key."""
+        query, key = self._columns()
+        first = query - self.positions[:, None, :, None]
+        return (key <= query) & (key >= first)
+
+    def bias(self, dtype: torch.dtype) -> Tensor | None:
+        """Additive `(1, H, T, keys)` of ALiBi, or None without slopes."""
+        if self.slopes is None:
+            return None
+        query, key = self._columns()
+        return (-self.slopes[:, None, None] * (query - key)).to(dtype)
+
+    def _columns(self) -> tuple[Tensor, Tensor]:
+        device = self.positions.device
+        query = torch.arange(self.positions.shape[1], device=device) + self.offset
+        return query[:, None], torch.arange(self.keys, device=device)[None, :]
+
+
+def alibi_slopes(heads: int, device: torch.device) -> Tensor:
+    """`(heads,)` geometric slopes of ALiBi: 2^(-8/n), 2^(-16/n), ... (arXiv 2108.12409, section 3).
+
+    Where `heads` is no power of two, the slopes of the next lower power come first and every other
+    slope of the next higher one follows, as the authors do.
+    """
+
+    def power(n: int) -> list[float]:
+        return [2 ** (-8 * (i + 1) / n) for i in range(n)]
+
+    lower = 1 << (heads.bit_length() - 1)
+    slopes = power(lower) + power(2 * lower)[::2][: heads - lower]
+    return torch.tensor(slopes, device=device)
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    visible: Visibility,
+    scale: float,
+    backend: str = "sdpa",
+    need_lse: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Causal attention of `q` over `k`, `v`.
+
+    Args:
+        q: `(B, H, T, D)`.
+        k: `(B, G, S, D)`, with `H` a multiple of `G`.
+        v: `(B, G, S, D)`.
+        visible: who sees whom.
+        scale: factor on the scores, usually `D ** -0.5`.
+        backend: 'sdpa', 'flex_attention' or 'eager'. SDPA returns no log-sum-exp: where one is
+            needed, 'sdpa' stands for FlexAttention on a GPU and for eager elsewhere.
+        need_lse: return the log-sum-exp of each row too.
+
+    Returns:
+        `(B, H, T, D)` and, if needed, the natural log-sum-exp `(B, H, T)` in float32 or wider.
+
+    Raises:
+        HeadwayError: the backend is unknown, or cannot run here.
+    """
+    if backend == "sdpa" and need_lse:
+        backend = "flex_attention" if q.is_cuda else "eager"
+    if backend == "sdpa":
+        return _sdpa(q, k, v, visible, scale), None
+    if backend == "flex_attention":
+        return _flex(q, k, v, visible, scale)
+    if backend == "eager":
+        return eager_attention(q, k, v, visible, scale)
+    raise HeadwayError(
+        f"attn_implementation: {backend!r} is unknown; accepted are {', '.join(BACKENDS)}"
+    )
+
+
+def scores(q: Tensor, k: Tensor, visible: Visibility, scale: float) -> Tensor:
+    """Masked scores `(B, H, T, S)` in float32 or wider, `-inf` where a key is not seen."""
+    k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+    raw = (q @ k.transpose(-1, -2)).to(_wide(q.dtype)) * scale
+    bias = visible.bias(raw.dtype)
+    if bias is not None:
+        raw = raw + bias
+    return raw.masked_fill(~visible.mask(), float("-inf"))
+
+
+def eager_attention(
+    q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scale: float
+) -> tuple[Tensor, Tensor]:
+    """The reference that defines `attend`: stores all scores, runs anywhere."""
+    raw = scores(q, k, visible, scale)
+    lse = raw.logsumexp(dim=-1)
+    weights = (raw - lse.unsqueeze(-1)).exp().to(v.dtype)
+    return weights @ v.repeat_interleave(q.shape[1] // v.shape[1], dim=1), lse
+
+
+def merge(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """One softmax over several key sets from each set's output and log-sum-exp.
+
+    Args:
+        parts: pairs of `(B, H, T, D)` and `(B, H, T)`.
+
+    Returns:
+        Output and log-sum-exp of attention over all keys together.
+    """
+    total = torch.stack([lse for _, lse in parts]).logsumexp(dim=0)
+    merged = torch.zeros_like(parts[0][0])
+    for out, lse in parts:
+        merged = merged + out * (lse - total).exp().unsqueeze(-1).to(out.dtype)
+    return merged, total
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scale: float) -> Tensor:
+    grouped = q.shape[1] != k.shape[1]
+    queries = q.shape[2]
+    if visible.whole_rows and visible.slopes is None and queries in (1, visible.keys):
+        return F.scaled_dot_product_attention(
+            q, k, v, is_causal=queries > 1, scale=scale, enable_gqa=grouped
+        )
+    mask = visible.mask()
+    bias = visible.bias(q.dtype)
+    if bias is not None:
+        mask = bias.masked_fill(~mask, float("-inf"))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=grouped)
+
+
+def _flex(
+    q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scale: float
+) -> tuple[Tensor, Tensor]:
+    if not q.is_cuda and torch.is_grad_enabled() and q.requires_grad:
+        raise HeadwayError(
+            "attn_implementation: 'flex_attention' computes no gradients on a CPU; "
+            "accepted there are sdpa and eager"
+        )
+    from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
+
+    positions, offset, slopes = visible.positions, visible.offset, visible.slopes
+
+    def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        column = query + offset
+        return (key <= column) & (key >= column - positions[batch, query])
+
+    def alibi(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        assert slopes is not None
+        return score - slopes[head] * (query + offset - key)
+
+    blocks = create_block_mask(
+        seen, q.shape[0], None, q.shape[2], visible.keys, device=str(q.device)
+    )
+    kernel: Callable[..., Any] = (
+        flex_attention if torch.compiler.is_compiling() else _compiled_flex()
+    )
+    out, aux = kernel(
+        q,
+        k,
+        v,
+        score_mod=None if slopes is None else alibi,
+        block_mask=blocks,
+        scale=scale,
+        enable_gqa=q.shape[1] != k.shape[1],
+        return_aux=AuxRequest(lse=True),
+    )
+    return out, aux.lse
+
+
+@cache
+def _compiled_flex() -> Callable[..., Any]:
+    """FlexAttention is only fused when compiled; outside a compiled model, compile it alone."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True)
