@@ -63,4 +63,5 @@ class Attention(nn.Module):
         return self.o_proj(out.transpose(1, 2).flatten(2)), streams.push(raw)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        heads: Tensor = x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        return heads

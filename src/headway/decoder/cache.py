@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import Tensor
+from torch import LongTensor, Tensor
 from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
 
 from headway.errors import HeadwayError
@@ -33,7 +33,7 @@ class GrowingLayer(DynamicLayer):
         if self.is_initialized and tokens_to_remove:
             super().crop(tokens_to_remove)
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
+    def reorder_cache(self, beam_idx: LongTensor) -> None:
         """Follow the beams."""
         super().reorder_cache(beam_idx)
         self.state.select(beam_idx)
@@ -83,7 +83,7 @@ class FixedLayer(StaticLayer):
                 "use the dynamic cache"
             )
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
+    def reorder_cache(self, beam_idx: LongTensor) -> None:
         """Follow the beams."""
         super().reorder_cache(beam_idx)
         self.state.select(beam_idx)
@@ -119,8 +119,9 @@ class HeadwayCache(Cache):
 
     def state(self, layer_idx: int) -> DecodeState:
         """What the mechanisms of one layer carry."""
-        found: DecodeState = self.layers[layer_idx].state
-        return found
+        layer = self.layers[layer_idx]
+        assert isinstance(layer, GrowingLayer | FixedLayer)
+        return layer.state
 
 
 def _extra_slots(mechanisms: list[Mechanism], config: Any) -> int:

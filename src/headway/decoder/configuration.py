@@ -1,6 +1,6 @@
 """Sizes and choices of a decoder, in transformers' names."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
@@ -40,7 +40,7 @@ class HeadwayConfig(PreTrainedConfig):
     """
 
     model_type = "headway"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
 
     vocab_size: int = 32_000
     hidden_size: int = 256
@@ -110,7 +110,8 @@ class HeadwayConfig(PreTrainedConfig):
 
     def dims(self) -> Dims:
         """What mechanisms are built for."""
-        assert self.num_key_value_heads is not None and self.head_dim is not None
+        assert self.num_key_value_heads is not None
+        assert self.head_dim is not None
         return Dims(
             hidden_size=self.hidden_size,
             num_attention_heads=self.num_attention_heads,

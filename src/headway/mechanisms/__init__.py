@@ -1,4 +1,4 @@
-"""The mechanisms: one file each, a frozen dataclass that a person writes and the module it builds."""
+"""The mechanisms: one file each, a frozen dataclass to write and the module that it builds."""
 
 from headway.mechanisms.attention_residual import AttentionResidual
 from headway.mechanisms.base import Dims, Mechanism, MechanismModule, Place

@@ -1,4 +1,4 @@
-"""The form every mechanism takes: a frozen dataclass that a person writes, and the module it builds."""
+"""The form of every mechanism: a frozen dataclass that a person writes, and what it builds."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ class Mechanism:
         return cls(**options)
 
 
-def fill(target: nn.Parameter, value: Tensor | float) -> None:
+def fill(target: Tensor, value: Tensor | float) -> None:
     """Set an initial value, unless transformers has loaded the parameter from a checkpoint."""
     if not getattr(target, "_is_hf_initialized", False):
         with torch.no_grad():

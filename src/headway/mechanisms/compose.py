@@ -1,4 +1,4 @@
-"""A list of mechanisms: what may stand together, and what one layer's attention is built from it."""
+"""A list of mechanisms: what may stand together, and what one layer's attention gets of it."""
 
 from collections.abc import Callable, Sequence
 from itertools import combinations

@@ -19,9 +19,9 @@ Attend = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
 class LayerShortcut(Mechanism):
     """In the last layer, attention over learned features of earlier layers' outputs.
 
-    Queries come from the last layer's normed input, keys and values from `F_m = features(norm(h_m))`
-    of each tapped layer m, one softmax over layers and positions (our reconstruction of
-    arXiv 2409.10870, of which no equation could be read; the sheet of assumptions is in the docs).
+    Queries come from the last layer's normed input, keys and values from
+    `F_m = features(norm(h_m))` of each tapped layer m, one softmax over layers and positions: our
+    reconstruction of arXiv 2409.10870, whose equations we could not read.
 
     Attributes:
         taps: 'all' layers before the last, or a list (the paper: 2, 4, 6, 8 of 10); 0 is the
@@ -96,7 +96,8 @@ class ShortcutAttention(Learned):
             out, _ = merge(
                 [attend(q, k, v, s) for (k, v), s in zip(pairs, self.slots, strict=True)]
             )
-        return self.o_proj(out.transpose(1, 2).flatten(2))
+        update: Tensor = self.o_proj(out.transpose(1, 2).flatten(2))
+        return update
 
     def _key_value(self, tap: int, hidden: Tensor) -> tuple[Tensor, Tensor]:
         if self.spec.features != "none":

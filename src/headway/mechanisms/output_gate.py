@@ -48,4 +48,5 @@ class OutputGateModule(MechanismModule):
         if ctx.hidden is None:
             raise HeadwayError("output_gate: Context.hidden is missing")
         gates = self.gate(ctx.hidden).sigmoid().unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        return out * (2 * gates if self.spec.init == "identity" else gates)
+        scale: Tensor = 2 * gates if self.spec.init == "identity" else gates
+        return out * scale

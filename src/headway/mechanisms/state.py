@@ -23,7 +23,7 @@ class DecodeState:
         self._needed: dict[str, int] = {}
 
     def before(self, name: str, x: Tensor, count: int) -> Tensor:
-        """The `count` rows before `x` (zeros where there are none); remembers `x` for the next call.
+        """The `count` rows before `x`, zeros where there are none; remembers `x`.
 
         Args:
             name: which projection; one name is one memory.

@@ -186,9 +186,8 @@ def _flex(
     blocks = create_block_mask(
         seen, q.shape[0], None, q.shape[2], visible.keys, device=str(q.device)
     )
-    kernel: Callable[..., Any] = (
-        flex_attention if torch.compiler.is_compiling() else _compiled_flex()
-    )
+    fused: Any = flex_attention
+    kernel = fused if torch.compiler.is_compiling() else _compiled_flex()
     out, aux = kernel(
         q,
         k,
