@@ -1,0 +1,1 @@
+"""Studies: questions put to the mechanisms, and how they are answered."""

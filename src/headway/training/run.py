@@ -1,0 +1,102 @@
+"""One training run of a causal language model."""
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from headway.corpora.batches import Windows
+from headway.decoder import HeadwayForCausalLM
+from headway.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimiser step showed.
+
+    Attributes:
+        number: steps done, from 1.
+        tokens: tokens seen so far.
+        loss: nats per token, of the batch before the step.
+        learning_rate: of this step.
+        tokens_per_second: since the start, evaluations left out.
+    """
+
+    number: int
+    tokens: int
+    loss: float
+    learning_rate: float
+    tokens_per_second: float
+
+
+class Divergence(RuntimeError):
+    """The loss was not finite.
+
+    Attributes:
+        step: number of the step, from 1.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"the loss of step {step} is not finite")
+        self.step = step
+
+
+def precision(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
+    """Autocast to bfloat16, or nothing for float32."""
+    if dtype == "bfloat16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
+
+
+def next_token_loss(model: HeadwayForCausalLM, windows: Tensor) -> Tensor:
+    """Losses `(B, T)` in nats for windows `(B, T + 1)`, in float32."""
+    logits = model(windows[:, :-1], use_cache=False).logits
+    flat = F.cross_entropy(
+        logits.flatten(0, 1).float(), windows[:, 1:].flatten(), reduction="none"
+    )
+    return flat.view(windows.shape[0], -1)
+
+
+def train(
+    model: HeadwayForCausalLM, data: Windows, recipe: Recipe, dtype: str, compile_step: bool
+) -> Iterator[Step]:
+    """Train in place, yielding after every step.
+
+    Args:
+        model: on its device; weights stay float32.
+        data: batches by step.
+        recipe: of the optimisation.
+        dtype: 'float32' or 'bfloat16' arithmetic.
+        compile_step: `torch.compile` the loss.
+
+    Raises:
+        Divergence: the loss is not finite; the step that showed it was not taken.
+    """
+    device = model.device
+    optimiser = recipe.optimiser(model)
+    loss_of = torch.compile(next_token_loss) if compile_step else next_token_loss
+    seconds, tokens = 0.0, 0
+    for number in range(1, recipe.steps + 1):
+        started = time.perf_counter()
+        model.train()
+        windows = data.batch(number - 1).to(device, non_blocking=True)
+        rate = recipe.rate(number - 1)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        with precision(device, dtype):
+            loss = loss_of(model, windows).mean()
+        loss.backward()
+        value = loss.item()
+        if not torch.isfinite(loss):
+            raise Divergence(number)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        optimiser.step()
+        optimiser.zero_grad()
+        tokens += windows[:, 1:].numel()
+        seconds += time.perf_counter() - started
+        yield Step(number, tokens, value, rate, tokens / seconds)
