@@ -1,4 +1,4 @@
-"""What `headway compare` is asked to do: plain data, importable in milliseconds.
+"""What the command line is asked to do: plain data, importable in milliseconds.
 
 This module lies outside the package because importing `headway` imports torch, and the command line
 must be able to print its help or say no without that.
@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+__version__ = "0.1.0"
 
 DEMO_ARMS = (
     "vanilla",
@@ -27,9 +29,9 @@ class CompareSettings:
     arms: tuple[str, ...] = DEMO_ARMS
     """Presets joined by '+', or one path to a JSON file {"arm name": [mechanism, ...]}."""
     text: str | None = None
-    """File, folder, .jsonl[.xz|.gz|.zst] with a "text" field, or hf:NAME. Default: Python's own sources."""
+    """File, folder, .jsonl[.xz|.gz|.zst] with a "text" field, or hf:NAME; else Python's sources."""
     tokenizer: str = "bpe"
-    """'bpe' (byte-level, trained on the training split), 'bytes', or the path of a tokenizer.json."""
+    """'bpe' (byte-level, from the training split), 'bytes', or the path of a tokenizer.json."""
     vocab_size: int = 1024
     """Vocabulary of the trained BPE."""
     max_characters: int = 20_000_000
@@ -71,5 +73,15 @@ class CompareSettings:
     """Arithmetic of the forward pass (bfloat16 by autocast; weights stay float32)."""
     compile: bool = False
     """torch.compile the training step."""
+    json: bool = False
+    """Print the summary as JSON on standard output instead of tables."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSettings:
+    """Draw the table and the page again from the results of an earlier comparison."""
+
+    folder: Path
+    """The folder that `headway compare --out` wrote."""
     json: bool = False
     """Print the summary as JSON on standard output instead of tables."""

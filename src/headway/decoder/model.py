@@ -1,6 +1,6 @@
 """The decoder as transformers models: `HeadwayModel` and `HeadwayForCausalLM`."""
 
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +26,8 @@ class HeadwayPreTrainedModel(PreTrainedModel):
     config: HeadwayConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules: ClassVar[list[str]] = ["Block"]
-    _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values"]
+    _no_split_modules = ["Block"]
+    _skip_keys_device_placement = ["past_key_values"]
     _supports_sdpa = True
     _supports_flex_attn = True
     _can_compile_fullgraph = True
@@ -195,7 +195,7 @@ class HeadwayModel(HeadwayPreTrainedModel):
 class HeadwayForCausalLM(HeadwayPreTrainedModel, GenerationMixin):
     """The decoder with a language-model head, for training and `generate`."""
 
-    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: HeadwayConfig) -> None:
         super().__init__(config)

@@ -76,7 +76,7 @@ def peak_bytes(step: Callable[[], object], resident: int, device: torch.device) 
         torch.cuda.reset_peak_memory_stats(device)
         step()
         _wait(device)
-        return torch.cuda.max_memory_allocated(device)
+        return int(torch.cuda.max_memory_allocated(device))
     with PeakMemory() as memory:
         step()
     return memory.peak + resident

@@ -44,9 +44,7 @@ class Validation:
 
 
 @torch.no_grad()
-def validate(
-    model: HeadwayForCausalLM, windows: Tensor, batch_size: int, dtype: str
-) -> Validation:
+def validate(model: HeadwayForCausalLM, windows: Tensor, batch_size: int, dtype: str) -> Validation:
     """Losses on `windows` `(N, T + 1)`."""
     model.eval()
     total = torch.zeros(windows.shape[1] - 1, dtype=torch.float64)
@@ -79,7 +77,9 @@ class PrefixMatching:
         mass = torch.zeros(q.shape[1], dtype=torch.float64)
         for start in range(self.period, q.shape[2], 64):
             rows = torch.arange(start, min(start + 64, q.shape[2]), device=q.device)
-            seen = Visibility(visible.positions[:, rows], start, visible.keys, False, visible.slopes)
+            seen = Visibility(
+                visible.positions[:, rows], start, visible.keys, False, visible.slopes
+            )
             weights = scores(q[:, :, rows], k, seen, scale).softmax(-1)
             looked = weights[:, :, torch.arange(len(rows)), rows - self.period + 1]
             mass += looked.double().sum((0, 2)).cpu()

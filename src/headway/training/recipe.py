@@ -26,9 +26,7 @@ class Recipe:
 
     def optimiser(self, model: nn.Module) -> torch.optim.Optimizer:
         """AdamW (0.9, 0.95) over the model's parameters."""
-        decayed = {
-            id(m.weight) for m in model.modules() if isinstance(m, nn.Linear | nn.Embedding)
-        }
+        decayed = {id(m.weight) for m in model.modules() if isinstance(m, nn.Linear | nn.Embedding)}
         parameters = list(model.parameters())
         groups = [
             {

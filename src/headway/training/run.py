@@ -56,9 +56,7 @@ def precision(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
 def next_token_loss(model: HeadwayForCausalLM, windows: Tensor) -> Tensor:
     """Losses `(B, T)` in nats for windows `(B, T + 1)`, in float32."""
     logits = model(windows[:, :-1], use_cache=False).logits
-    flat = F.cross_entropy(
-        logits.flatten(0, 1).float(), windows[:, 1:].flatten(), reduction="none"
-    )
+    flat = F.cross_entropy(logits.flatten(0, 1).float(), windows[:, 1:].flatten(), reduction="none")
     return flat.view(windows.shape[0], -1)
 
 

@@ -1,0 +1,140 @@
+"""Where text comes from: Python's own sources, a file, a folder, the Hugging Face hub."""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+from collections.abc import Iterator
+from itertools import chain
+
+from headway.corpora.formats import TEXT_SUFFIXES, bare_suffix, file_documents, text_of
+from headway.corpora.optional import optional_package
+from headway.corpora.streams import read_text
+from headway.errors import HeadwayError
+
+_HUB = "hf:"
+_NOT_LIBRARY = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages"})
+_TOPICS = "pydoc_data"  # read as topics, so not once more as source
+
+
+def read_documents(source: str | None, max_characters: int) -> list[str]:
+    """Read whole documents from `source` until the next one would pass `max_characters`.
+
+    source          documents
+    None            Python's own: the topics of its documentation, then each .py file of the
+                    standard library (no tests, no installed packages), both in sorted order
+    a file          plain UTF-8 text, cut into pieces of about 4,000 characters: a piece ends at the
+                    first blank line after 4,000 characters, else (none before 8,000) at the first
+                    line end, else at the first white space, else at 8,000; a piece is a document
+    *.jsonl         each line's `text`
+    a folder        all .txt, .md, .py, .rst and .jsonl files below it, sorted by path, each read as
+                    above; hidden files and folders, links to folders, and links to files outside
+                    the folder are left out
+    hf:NAME         `text` of the train split of that data set, streamed from the Hugging Face hub
+
+    Files may end in .xz, .gz or .zst besides. Blank documents are left out. Memory is bounded by
+    the documents that are returned and the longest one, however large the file.
+
+    Raises HeadwayError for a source that is missing, unreadable, damaged, binary, malformed or
+    without text, and for `max_characters` below 1 or below the length of the first document.
+    """
+    if max_characters < 1:
+        raise HeadwayError(f"max_characters={max_characters}: at least 1 is accepted")
+    stream = (document for document in _documents(source) if document.strip())
+    first = next(stream, None)
+    if first is None:
+        raise HeadwayError(f"text={source!r} is empty; a source that holds text is accepted")
+    if len(first) > max_characters:
+        raise HeadwayError(
+            f"max_characters={max_characters}: the first document of text={source!r} has "
+            f"{len(first)} characters; at least as many are accepted"
+        )
+    return list(_until(chain((first,), stream), max_characters))
+
+
+def _until(documents: Iterator[str], max_characters: int) -> Iterator[str]:
+    """Yield documents as long as their lengths sum up to at most `max_characters`."""
+    characters = 0
+    for document in documents:
+        characters += len(document)
+        if characters > max_characters:
+            return
+        yield document
+
+
+def _documents(source: str | None) -> Iterator[str]:
+    if source is None:
+        return _python_documents()
+    if source.startswith(_HUB):
+        return _hub_documents(source.removeprefix(_HUB))
+    if os.path.isdir(source):
+        return chain.from_iterable(map(file_documents, _folder_files(source)))
+    return file_documents(source)
+
+
+def _python_documents() -> Iterator[str]:
+    """Yield the topics of Python's documentation, then the files of its standard library."""
+    from pydoc_data.topics import topics  # large, and needed for this source alone
+
+    for name in sorted(topics):
+        yield topics[name]
+    for path in _walk(sysconfig.get_path("stdlib"), _NOT_LIBRARY | {_TOPICS}):
+        if path.endswith(".py"):
+            yield "".join(read_text(path))
+
+
+def _folder_files(folder: str) -> list[str]:
+    """The files of `folder` that may hold text; HeadwayError when there is none."""
+    inside = os.path.realpath(folder) + os.sep
+    paths = [
+        path
+        for path in _walk(folder, frozenset())
+        if bare_suffix(path) in TEXT_SUFFIXES
+        and os.path.isfile(path)
+        and os.path.realpath(path).startswith(inside)
+    ]
+    if not paths:
+        raise HeadwayError(
+            f"text={folder!r} is a folder without text; files ending in "
+            f"{', '.join(TEXT_SUFFIXES)} (also .xz, .gz, .zst) are accepted"
+        )
+    return paths
+
+
+def _walk(folder: str, without: frozenset[str]) -> list[str]:
+    """All files below `folder`, sorted; hidden ones and folders in `without` are left out."""
+    paths: list[str] = []
+    for root, folders, files in os.walk(folder, onerror=_refuse):
+        folders[:] = [name for name in folders if name not in without and name[0] != "."]
+        paths += [os.path.join(root, name) for name in files if name[0] != "."]
+    return sorted(paths)
+
+
+def _refuse(error: OSError) -> None:
+    raise HeadwayError(
+        f"text: the folder {error.filename!r} cannot be read ({error.strerror}); "
+        f"a readable folder is accepted"
+    ) from error
+
+
+def _hub_documents(name: str) -> Iterator[str]:
+    for number, row in enumerate(_hub_rows(name), 1):
+        yield text_of(row, f"row {number} of {_HUB}{name}")
+
+
+def _hub_rows(name: str) -> Iterator[object]:
+    """Yield the rows of the train split of data set `name`.
+
+    Raises HeadwayError when the data set cannot be reached, has no train split or breaks off.
+    """
+    if not name.strip("/"):
+        raise HeadwayError(f"text={_HUB + name!r} names no data set; {_HUB}NAME is accepted")
+    datasets = optional_package("datasets", f"text: {_HUB}{name}")
+    try:
+        yield from datasets.load_dataset(name, split="train", streaming=True)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        reason = str(error).partition("\n")[0]
+        raise HeadwayError(
+            f"text: {_HUB}{name} cannot be read ({reason}); the name of a data set "
+            f"on the Hugging Face hub with a train split is accepted"
+        ) from error

@@ -1,0 +1,176 @@
+"""A corpus as arrays of tokens, one a split, with what is needed to know and to decode it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from platform import python_version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from headway.corpora.splits import SPLITS, SplitName, split_documents
+from headway.corpora.storage import (
+    damaged,
+    new_folder,
+    read_array,
+    read_file,
+    read_json,
+    write_array,
+    write_file,
+    write_json,
+)
+from headway.corpora.text import read_documents
+from headway.corpora.tokenizer import end_of_text, load_tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+Tokens = np.ndarray[Any, np.dtype[np.unsignedinteger[Any]]]
+
+_MANIFEST, _TOKENIZER = "corpus.json", "tokenizer.json"
+_BATCH = 1_000_000  # characters encoded at a time
+
+
+@dataclass(frozen=True)
+class SplitDescription:
+    """What one split holds."""
+
+    documents: int
+    characters: int
+    sha256: str
+    """Of the tokens, as little-endian integers of the array's type."""
+
+
+@dataclass(frozen=True)
+class CorpusDescription:
+    """Where a corpus comes from and what each of its splits holds."""
+
+    source: str
+    train: SplitDescription
+    validation: SplitDescription
+    test: SplitDescription
+
+
+@dataclass(frozen=True, eq=False)
+class TokenCorpus:
+    """Three arrays of tokens, each (number of tokens,), every document followed by `eot`.
+
+    The type is uint16 where the vocabulary fits it, else uint32. `vocab_size` is one more than the
+    largest id of the tokenizer; `tokenizer_json` is the content of its file.
+    """
+
+    train: Tokens
+    validation: Tokens
+    test: Tokens
+    vocab_size: int
+    eot: int
+    tokenizer_json: str
+    description: CorpusDescription
+
+    def save(self, folder: str | Path) -> None:
+        """Write the corpus as a new `folder`: all of it appears at once, or nothing.
+
+        Raises HeadwayError when `folder` exists and is not empty, or cannot be written (no space,
+        no permission).
+        """
+        tokenizer = self.tokenizer_json.encode()
+        manifest = {
+            "vocab_size": self.vocab_size,
+            "eot": self.eot,
+            "tokenizer_sha256": hashlib.sha256(tokenizer).hexdigest(),
+            "description": asdict(self.description),
+        }
+        with new_folder(Path(folder)) as unfinished:
+            for split in SPLITS:
+                write_array(unfinished / f"{split}.npy", getattr(self, split))
+            write_file(unfinished / _TOKENIZER, tokenizer)
+            write_json(unfinished / _MANIFEST, manifest)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> TokenCorpus:
+        """Open a saved corpus; the arrays stay on disk and are mapped into memory, read-only.
+
+        Raises HeadwayError when a file is missing or differs from what was saved.
+        """
+        folder = Path(folder)
+        manifest = read_json(folder / _MANIFEST)
+        description = manifest["description"]
+        splits = {split: SplitDescription(**description[split]) for split in SPLITS}
+        tokenizer = read_file(folder / _TOKENIZER)
+        if hashlib.sha256(tokenizer).hexdigest() != manifest["tokenizer_sha256"]:
+            raise damaged(folder / _TOKENIZER)
+        return cls(
+            **{split: _load_split(folder, split, splits[split].sha256) for split in SPLITS},
+            vocab_size=manifest["vocab_size"],
+            eot=manifest["eot"],
+            tokenizer_json=tokenizer.decode(),
+            description=CorpusDescription(source=description["source"], **splits),
+        )
+
+
+def build_corpus(
+    source: str | None, tokenizer: str, vocab_size: int, max_characters: int
+) -> TokenCorpus:
+    """Read `source`, split it by document, tokenise it; a tokenizer is trained on `train` alone.
+
+    The arguments are those of `read_documents` and `load_tokenizer`, and so are the errors;
+    fewer than three different documents raise HeadwayError too. Same arguments, same corpus.
+    """
+    splits = split_documents(read_documents(source, max_characters))
+    encoder = load_tokenizer(tokenizer, splits["train"], vocab_size)
+    eot = end_of_text(encoder)
+    size = 1 + max(encoder.get_vocab(with_added_tokens=True).values())
+    tokens = {split: _encode(encoder, splits[split], eot, size) for split in SPLITS}
+    descriptions = {split: _describe(splits[split], tokens[split]) for split in SPLITS}
+    name = source or f"documentation and standard library of Python {python_version()}"
+    return TokenCorpus(
+        **tokens,
+        vocab_size=size,
+        eot=eot,
+        tokenizer_json=encoder.to_str(),
+        description=CorpusDescription(source=name, **descriptions),
+    )
+
+
+def _encode(tokenizer: Tokenizer, documents: Sequence[str], eot: int, vocab_size: int) -> Tokens:
+    """The tokens of `documents`, each followed by `eot`: (number of tokens,)."""
+    kind = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+    pieces = [
+        np.array([*encoding.ids, eot], kind)
+        for batch in _batches(documents)
+        for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False)
+    ]
+    return np.concatenate(pieces)
+
+
+def _batches(documents: Sequence[str]) -> Iterator[list[str]]:
+    """Cut `documents` into runs of about a million characters, to bound the encoder's memory."""
+    batch: list[str] = []
+    characters = 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document)
+        if characters >= _BATCH:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _describe(documents: Sequence[str], tokens: Tokens) -> SplitDescription:
+    return SplitDescription(len(documents), sum(map(len, documents)), _hash(tokens))
+
+
+def _hash(tokens: Tokens) -> str:
+    return hashlib.sha256(tokens.data).hexdigest()
+
+
+def _load_split(folder: Path, split: SplitName, sha256: str) -> Tokens:
+    path = folder / f"{split}.npy"
+    tokens = read_array(path)
+    if tokens.dtype.str not in ("<u2", "<u4") or tokens.ndim != 1 or _hash(tokens) != sha256:
+        raise damaged(path)
+    return tokens

@@ -1,0 +1,52 @@
+(() => {
+  "use strict";
+  const plots = JSON.parse(document.getElementById("plots").textContent);
+  const scheme = window.matchMedia("(prefers-color-scheme: dark)");
+  const config = { responsive: true, displayModeBar: false, displaylogo: false };
+
+  /** Layout settings that follow the reader's colour scheme, as plotly attribute paths. */
+  function colours(layout) {
+    const style = getComputedStyle(document.documentElement);
+    const colour = (name) => style.getPropertyValue(name).trim();
+    const set = {
+      "font.color": colour("--ink"),
+      "hoverlabel.bgcolor": colour("--card"),
+      "hoverlabel.bordercolor": colour("--line"),
+      "hoverlabel.font.color": colour("--ink"),
+    };
+    for (const axis of Object.keys(layout).filter((key) => /^[xy]axis\d*$/.test(key))) {
+      set[axis + ".gridcolor"] = colour("--grid");
+      set[axis + ".zerolinecolor"] = colour("--quiet");
+      set[axis + ".tickcolor"] = colour("--line");
+      set[axis + ".tickfont.color"] = colour("--quiet");
+    }
+    return set;
+  }
+
+  async function draw() {
+    for (const { id, data, layout } of plots) {
+      const place = document.getElementById(id);
+      await Plotly.newPlot(place, data, layout, config);
+      await Plotly.relayout(place, colours(layout));
+    }
+  }
+
+  /** Show or hide an arm in every figure. */
+  function toggle(button) {
+    const shown = button.getAttribute("aria-pressed") !== "true";
+    button.setAttribute("aria-pressed", String(shown));
+    for (const { id, data } of plots) {
+      const traces = data.flatMap((trace, index) =>
+        trace.meta === Number(button.dataset.arm) ? [index] : []);
+      if (traces.length) Plotly.restyle(id, { visible: shown }, traces);
+    }
+  }
+
+  scheme.addEventListener("change", () => {
+    for (const { id, layout } of plots) Plotly.relayout(id, colours(layout));
+  });
+  for (const button of document.querySelectorAll(".legend button")) {
+    button.addEventListener("click", () => toggle(button));
+  }
+  draw();
+})();

@@ -1,0 +1,321 @@
+"""The comparison: the same model with and without mechanisms, several seeds an arm."""
+
+import datetime
+import itertools
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headway.corpora.batches import Windows, validation_windows
+from headway.corpora.tokens import TokenCorpus, build_corpus
+from headway.decoder import HeadwayConfig, HeadwayForCausalLM
+from headway.errors import HeadwayError
+from headway.mechanisms import Mechanism
+from headway.studies.journal import Journal
+from headway.studies.presets import resolve_arms
+from headway.studies.progress import Progress
+from headway.training.cost import peak_bytes, step_times
+from headway.training.initialise import seed_weights
+from headway.training.probes import Validation, learned_numbers, repeat_probe, validate
+from headway.training.recipe import Recipe
+from headway.training.run import Divergence, Step, next_token_loss, precision, train
+from headway_settings import CompareSettings, __version__
+
+QUICK_SHARE = 8
+"""Validations during a run read this fraction of the validation tokens; the last one reads all."""
+COST_ROUNDS = 10
+"""Timed steps an arm, all arms in turn."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all runs of a comparison share."""
+
+    settings: CompareSettings
+    configs: dict[str, HeadwayConfig]
+    corpus: TokenCorpus
+    device: torch.device
+    recipe: Recipe
+
+    def model(self, arm: str, seed: int) -> HeadwayForCausalLM:
+        """A freshly drawn model of an arm."""
+        model = HeadwayForCausalLM(self.configs[arm])
+        seed_weights(model, seed)
+        counts = np.bincount(self.corpus.train, minlength=self.corpus.vocab_size)
+        model.model.set_token_counts(torch.from_numpy(counts))
+        placed: HeadwayForCausalLM = torch.nn.Module.to(model, self.device)
+        return placed
+
+    def data(self, seed: int) -> Windows:
+        """The training data in the order of a seed."""
+        asked = self.settings
+        return Windows(self.corpus.train, asked.context, asked.batch_size, seed)
+
+    def held_out(self, split: str, share: int = 1) -> Tensor:
+        """Windows `(N, context + 1)` of the validation or test split."""
+        asked = self.settings
+        tokens = getattr(self.corpus, split)
+        return validation_windows(tokens, asked.context, max(1, asked.validation_tokens // share))
+
+
+def compare(settings: CompareSettings, command: str) -> None:
+    """Run what is missing of a comparison and leave the results in `settings.out`.
+
+    Args:
+        settings: what to do.
+        command: the words that asked for it, for the record.
+
+    Raises:
+        HeadwayError: a wrong setting, text or folder.
+    """
+    _check(settings)
+    device = _device(settings)
+    arms = resolve_arms(settings.arms, settings.hidden_size)
+    configs = _configs(settings, arms, settings.vocab_size)
+    header = _header(settings, command, device, arms, configs)
+    with Journal(settings.out, header) as journal:
+        corpus = _corpus(settings)
+        configs = _configs(settings, arms, corpus.vocab_size)
+        recipe = Recipe(
+            steps=settings.steps,
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+        )
+        bench = Bench(settings, configs, corpus, device, recipe)
+        missing = [
+            (seed, arm)
+            for seed in range(settings.seeds)
+            for arm in configs
+            if not journal.has("finish", arm=arm, seed=seed)
+        ]
+        with Progress(len(missing) * settings.steps) as progress:
+            for seed, arm in missing:
+                _run(bench, arm, seed, journal, progress)
+            if not all(journal.has("cost", arm=arm) for arm in configs):
+                progress.say("timing one step of every arm, in turn")
+                _measure_cost(bench, journal)
+
+
+def _run(bench: Bench, arm: str, seed: int, journal: Journal, progress: Progress) -> None:
+    """Train and measure one arm with one seed."""
+    asked, started = bench.settings, time.perf_counter()
+    model = bench.model(arm, seed)
+    evaluated = {
+        round(asked.steps * i / asked.evaluations) for i in range(1, asked.evaluations + 1)
+    }
+    noted = max(1, asked.steps // 100)
+    step = Step(0, 0, 0.0, 0.0, 0.0)
+    try:
+        for step in train(model, bench.data(seed), bench.recipe, asked.dtype, asked.compile):
+            progress.step(arm, seed, step, asked.steps)
+            if step.number % noted == 0 or step.number == asked.steps:
+                journal.write("train", arm=arm, seed=seed, **_training_line(step))
+            if step.number in evaluated and step.number < asked.steps:
+                quick = bench.held_out("validation", QUICK_SHARE)
+                _evaluate(bench, model, quick, journal, arm, seed, step)
+        final = _evaluate(bench, model, bench.held_out("validation"), journal, arm, seed, step)
+        tested = validate(model, bench.held_out("test"), asked.batch_size, asked.dtype)
+    except Divergence as stop:
+        progress.skip(asked.steps - stop.step + 1)
+        progress.say(f"{arm}, seed {seed}: {stop}; recorded as diverged")
+        journal.write(
+            "finish", arm=arm, seed=seed, status="diverged", step=stop.step, tokens=step.tokens,
+            validation_loss=None, test_loss=None, seconds=time.perf_counter() - started,
+        )  # fmt: skip
+        return
+    journal.write("learned", arm=arm, seed=seed, values=learned_numbers(model))
+    journal.write(
+        "finish", arm=arm, seed=seed, status="done", step=step.number, tokens=step.tokens,
+        validation_loss=final.loss, test_loss=tested.loss, seconds=time.perf_counter() - started,
+    )  # fmt: skip
+    progress.say(
+        f"{arm}, seed {seed}: validation loss {final.loss:.4f} after {step.tokens:,} tokens, "
+        f"{step.tokens_per_second:,.0f} tokens/s"
+    )
+
+
+def _training_line(step: Step) -> dict[str, object]:
+    return {
+        "step": step.number,
+        "tokens": step.tokens,
+        "loss": step.loss,
+        "learning_rate": step.learning_rate,
+        "tokens_per_second": step.tokens_per_second,
+    }
+
+
+def _evaluate(
+    bench: Bench,
+    model: HeadwayForCausalLM,
+    windows: Tensor,
+    journal: Journal,
+    arm: str,
+    seed: int,
+    step: Step,
+) -> Validation:
+    asked = bench.settings
+    held = validate(model, windows, asked.batch_size, asked.dtype)
+    repeated = repeat_probe(model, asked.context, asked.batch_size, asked.dtype)
+    early, late = held.early, held.late
+    journal.write(
+        "eval", arm=arm, seed=seed, step=step.number, tokens=step.tokens,
+        validation_loss=held.loss, early_loss=early, late_loss=late,
+        in_context_gain=None if early is None or late is None else early - late,
+        repeat_accuracy=repeated.accuracy, prefix_scores=repeated.prefix_scores,
+        position_losses=_binned(held.by_position),
+    )  # fmt: skip
+    return held
+
+
+def _binned(by_position: Tensor, bins: int = 32) -> list[tuple[int, float]]:
+    """Mean loss in about `bins` groups of positions, narrow at the start; (middle, loss) each."""
+    length = len(by_position)
+    edges = sorted({round(length ** (i / bins)) for i in range(bins + 1)} | {0, length})
+    return [
+        ((low + high - 1) // 2, float(by_position[low:high].mean()))
+        for low, high in itertools.pairwise(edges)
+    ]
+
+
+def _measure_cost(bench: Bench, journal: Journal) -> None:
+    """Time one training step of every arm in turn, and its memory one at a time."""
+    steps: dict[str, Callable[[], object]] = {}
+    models: dict[str, HeadwayForCausalLM] = {}
+    peaks: dict[str, int] = {}
+    for arm in bench.configs:
+        model, step = _one_step(bench, arm)
+        step()
+        weights = sum(p.numel() * p.element_size() for p in model.parameters())
+        peaks[arm] = peak_bytes(step, 3 * weights, bench.device)
+        del model, step
+        if bench.device.type == "cuda":
+            torch.cuda.empty_cache()
+    for arm in bench.configs:
+        models[arm], steps[arm] = _one_step(bench, arm)
+    times = step_times(steps, bench.device, COST_ROUNDS)
+    plain = models["vanilla"].num_parameters()
+    for arm, model in models.items():
+        journal.write(
+            "cost", arm=arm, parameters=model.num_parameters(),
+            added_parameters=model.num_parameters() - plain, step_seconds=times[arm],
+            step_ratios=[t / p for t, p in zip(times[arm], times["vanilla"], strict=True)],
+            peak_bytes=peaks[arm], peak_ratio=peaks[arm] / peaks["vanilla"],
+        )  # fmt: skip
+
+
+def _one_step(bench: Bench, arm: str) -> tuple[HeadwayForCausalLM, Callable[[], object]]:
+    model = bench.model(arm, 0)
+    optimiser = bench.recipe.optimiser(model)
+    windows = bench.data(0).batch(0).to(bench.device)
+    loss_of = torch.compile(next_token_loss) if bench.settings.compile else next_token_loss
+
+    def step() -> None:
+        with precision(bench.device, bench.settings.dtype):
+            loss = loss_of(model, windows).mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), bench.recipe.clip)
+        optimiser.step()
+        optimiser.zero_grad()
+
+    return model.train(), step
+
+
+def _check(settings: CompareSettings) -> None:
+    for name, least in (
+        ("seeds", 1), ("steps", 1), ("batch_size", 1), ("context", 2), ("evaluations", 1),
+        ("validation_tokens", 1), ("hidden_size", 1), ("num_hidden_layers", 1),
+        ("num_attention_heads", 1), ("max_characters", 1),
+    ):  # fmt: skip
+        value = getattr(settings, name)
+        if value < least:
+            raise HeadwayError(f"{name}: {value} is not accepted; accepted are {least} and more")
+    if not settings.learning_rate > 0:
+        raise HeadwayError(
+            f"learning_rate: {settings.learning_rate} is not accepted; accepted are numbers above 0"
+        )
+
+
+def _device(settings: CompareSettings) -> torch.device:
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise HeadwayError("device: 'cuda' is not there; accepted here are cpu and auto")
+    if settings.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(settings.device)
+
+
+def _configs(
+    settings: CompareSettings, arms: dict[str, list[Mechanism]], vocab_size: int
+) -> dict[str, HeadwayConfig]:
+    """A configuration an arm, and of the widened vanilla where one was asked for."""
+
+    def config(mechanisms: list[Mechanism], wider: int = 0) -> HeadwayConfig:
+        made = HeadwayConfig(
+            vocab_size=vocab_size,
+            hidden_size=settings.hidden_size,
+            num_hidden_layers=settings.num_hidden_layers,
+            num_attention_heads=settings.num_attention_heads,
+            num_key_value_heads=settings.num_key_value_heads,
+            position=settings.position,
+            max_position_embeddings=settings.context,
+            mechanisms=mechanisms,
+        )
+        assert made.intermediate_size is not None
+        made.intermediate_size += wider
+        return made
+
+    configs = {name: config(mechanisms) for name, mechanisms in arms.items()}
+    if settings.match == "parameters":
+        sizes = {name: _size(c) for name, c in configs.items()}
+        added = max(sizes.values()) - sizes["vanilla"]
+        unit = 3 * settings.hidden_size * settings.num_hidden_layers
+        if round(added / unit) < 1:
+            raise HeadwayError(
+                f"match: the largest arm adds {added} parameters, less than one unit of every "
+                f"feed-forward part ({unit}), so that vanilla itself is the match; use 'none'"
+            )
+        configs["vanilla_wide"] = config([], wider=round(added / unit))
+    return configs
+
+
+def _size(config: HeadwayConfig) -> int:
+    with torch.device("meta"):
+        return HeadwayForCausalLM(config).num_parameters()
+
+
+def _corpus(settings: CompareSettings) -> TokenCorpus:
+    folder = settings.out / "corpus"
+    if not folder.exists():
+        built = build_corpus(
+            settings.text, settings.tokenizer, settings.vocab_size, settings.max_characters
+        )
+        built.save(folder)
+    return TokenCorpus.load(folder)
+
+
+def _header(
+    settings: CompareSettings,
+    command: str,
+    device: torch.device,
+    arms: dict[str, list[Mechanism]],
+    configs: dict[str, HeadwayConfig],
+) -> dict[str, Any]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    shown = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()}
+    return {
+        "settings": {k: list(v) if isinstance(v, tuple) else v for k, v in shown.items()},
+        "command": command,
+        "versions": {"headway": __version__, "python": platform.python_version()}
+        | {package: version(package) for package in ("torch", "transformers")},
+        "device": f"{device.type}: {name or platform.machine()}",
+        "arms": {arm: [m.to_dict() for m in arms.get(arm, [])] for arm in configs},
+        "corpus": {"source": settings.text or "the sources of Python " + platform.python_version()},
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }

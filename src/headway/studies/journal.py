@@ -1,0 +1,141 @@
+"""The folder of a study's results: what was asked for, and what came, one JSON object a line."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from headway.errors import HeadwayError
+from headway.files import write_atomically
+
+NOT_COMPARED = ("out", "json")
+"""Settings that change where results go, not what they are."""
+
+
+class Journal:
+    """`settings.json` and `metrics.jsonl` of one folder, open for one process.
+
+    Lines of runs that never finished are dropped when the folder is opened again, as those runs
+    start over; a line torn by a kill goes with them.
+
+    Args:
+        folder: made if missing.
+        header: what stands in `settings.json`; its "settings" must agree with the folder's.
+
+    Raises:
+        HeadwayError: the folder holds another run, something else, or is in use.
+    """
+
+    def __init__(self, folder: Path, header: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self._metrics = folder / "metrics.jsonl"
+        self._settings = folder / "settings.json"
+        _make(folder)
+        self._lock = (folder / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise HeadwayError(
+                f"out: {folder} is in use by another headway process; wait for it, or give another"
+            ) from None
+        self._open_settings(header)
+        self._records = self._kept_records()
+        body = "".join(json.dumps(r) + "\n" for r in self._records)
+        write_atomically(self._metrics, body)
+        self._file = self._metrics.open("a", encoding="utf-8")
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        self._lock.close()
+
+    def has(self, kind: str, **fields: object) -> bool:
+        """Whether a record of that kind with those fields stands."""
+        return any(
+            r["kind"] == kind and all(r.get(k) == v for k, v in fields.items())
+            for r in self._records
+        )
+
+    def write(self, kind: str, **fields: object) -> None:
+        """Append one record; a finished run or cost is on the disk when this returns."""
+        record = {"kind": kind, **fields}
+        self._file.write(json.dumps(record, allow_nan=False) + "\n")
+        self._file.flush()
+        if kind in ("finish", "cost"):
+            os.fsync(self._file.fileno())
+        self._records.append(record)
+
+    def _open_settings(self, header: Mapping[str, Any]) -> None:
+        if not self._settings.exists():
+            strange = sorted(p.name for p in self.folder.iterdir() if p.name != ".lock")
+            if strange:
+                raise HeadwayError(
+                    f"out: {self.folder} holds other things ({strange[0]}) and no settings.json; "
+                    "accepted is a new folder, or one of an earlier comparison"
+                )
+            write_atomically(self._settings, json.dumps(header, indent=1) + "\n")
+            return
+        try:
+            before = json.loads(self._settings.read_text(encoding="utf-8"))
+            settings, arms = before["settings"], before["arms"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise HeadwayError(f"out: {self._settings} is damaged ({error})") from error
+        _refuse_changes(self.folder, settings, header["settings"])
+        if arms != header["arms"]:
+            changed = sorted(
+                a for a in {*arms, *header["arms"]} if arms.get(a) != header["arms"].get(a)
+            )
+            raise HeadwayError(
+                f"arms: {self.folder} was made with other mechanisms for {', '.join(changed)}; "
+                "give another --out, or the arms as they were"
+            )
+
+    def _kept_records(self) -> list[dict[str, Any]]:
+        if not self._metrics.exists():
+            return []
+        lines = self._metrics.read_bytes().split(b"\n")
+        records = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                if line:
+                    records.append(json.loads(line))
+            except ValueError as error:
+                if number < len(lines):
+                    raise HeadwayError(
+                        f"out: line {number} of {self._metrics} is broken ({error})"
+                    ) from error
+        ended = {(r["arm"], r["seed"]) for r in records if r["kind"] == "finish"}
+        return [r for r in records if "seed" not in r or (r["arm"], r["seed"]) in ended]
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise HeadwayError(f"out: {folder} cannot be made ({error.strerror})") from error
+
+
+def _refuse_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    changed = [
+        f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
+        for name in {**before, **now}
+        if name not in NOT_COMPARED and before.get(name) != now.get(name)
+    ]
+    if changed:
+        raise HeadwayError(
+            f"out: {folder} holds a run with other settings: {'; '.join(changed)}; "
+            "give another --out, or the settings as they were"
+        )

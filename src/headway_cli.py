@@ -1,0 +1,158 @@
+"""The command line: verbs only.
+
+Help and a refusal must come at once, so nothing here imports `headway` (and with it torch) before
+the words typed are understood.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+from headway_settings import CompareSettings, ReportSettings, __version__
+
+EXTRAS = frozenset(
+    {"tyro", "rich", "plotly", "jinja2", "scipy", "tokenizers", "datasets", "zstandard"}
+)
+
+ABOUT = """\
+Headway puts better attention into language models and shows what it changed.
+
+examples:
+  headway compare                      the demo: six arms on Python's own sources
+  headway compare --arms vanilla kv_shift --text wiki.jsonl.xz --out runs/wiki
+  headway report runs/wiki             the table and the page of that run again
+  headway --version"""
+
+COMPARE = """\
+Train a small language model with and without mechanisms; report the paired differences.
+
+examples:
+  headway compare
+  headway compare --arms vanilla kv_shift --text wiki.jsonl.xz --seeds 3 --steps 400 --out runs/wiki
+  headway compare --arms vanilla kv_shift+selective --match parameters --out runs/matched
+  headway compare --arms arms.json --device cuda --dtype bfloat16 --json"""
+
+REPORT = """\
+Draw the table and the page again from the results of an earlier comparison.
+
+examples:
+  headway report runs/wiki"""
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, unwinding like Ctrl-C so that what is half done is cleaned up."""
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+def _parse(words: Sequence[str]) -> CompareSettings | ReportSettings:
+    """The settings that the words ask for; help and a refusal leave through SystemExit."""
+    import tyro
+
+    # tyro knows NO_COLOR no more than a standard error that goes to a file.
+    tyro._experimental_options["ansi_codes"] = (
+        not os.environ.get("NO_COLOR") and sys.stderr.isatty()
+    )
+
+    def about(verb: str, text: str) -> str:
+        """The whole text in the verb's own help, its first line in the list of verbs."""
+        return text if verb in words else text.partition("\n")[0]
+
+    verbs = (
+        Annotated[
+            CompareSettings, tyro.conf.subcommand("compare", description=about("compare", COMPARE))
+        ]
+        | Annotated[
+            ReportSettings, tyro.conf.subcommand("report", description=about("report", REPORT))
+        ]
+    )
+    return tyro.cli(
+        verbs,
+        prog="headway",
+        description=ABOUT,
+        args=words,
+        config=(tyro.conf.PositionalRequiredArgs, tyro.conf.FlagCreatePairsOff),
+    )
+
+
+def _compare(settings: CompareSettings, command: str) -> None:
+    from headway.studies.compare import compare
+
+    compare(settings, command)
+    _report(settings.out, settings.json)
+
+
+def _report(folder: Path, as_json: bool) -> None:
+    from rich.console import Console
+
+    from headway.report.page import write_report
+    from headway.report.summary import summarise, write_summary
+    from headway.report.tables import print_tables
+
+    summary = summarise(folder)
+    write_summary(folder, summary)
+    page = write_report(folder)
+    if as_json:
+        print(json.dumps(summary, indent=1))
+        return
+    print_tables(summary, Console())
+    print(f"\nThe page: {page}")
+
+
+def _perform(settings: CompareSettings | ReportSettings, command: str) -> int:
+    from headway.errors import HeadwayError
+
+    try:
+        match settings:
+            case CompareSettings():
+                _compare(settings, command)
+            case ReportSettings():
+                _report(settings.folder, settings.json)
+    except HeadwayError as refusal:
+        return _refuse(str(refusal))
+    return 0
+
+
+def _refuse(sentence: str) -> int:
+    print(f"headway: {sentence}", file=sys.stderr)
+    return 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the words ask; return the exit code: 0 done, 2 wrong use, 130 or 143 stopped."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words == ["--version"]:
+        print(f"headway {__version__}")
+        return 0
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return _perform(_parse(words), shlex.join(["headway", *words]))
+    except KeyboardInterrupt as stop:
+        print("\nheadway: stopped; the same command continues where it was.", file=sys.stderr)
+        return 143 if isinstance(stop, _Terminated) else 130
+    except ModuleNotFoundError as missing:
+        if missing.name not in EXTRAS:
+            raise
+        return _refuse(f"the package {missing.name} is missing: pip install {missing.name}")
+    except OSError as failure:
+        if failure.errno != errno.ENOSPC:
+            raise
+        where = f" (writing {failure.filename})" if failure.filename else ""
+        return _refuse(f"no space left on the disk{where}; free some and run the same command.")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,10 @@
+"""What all tests share: one thread a test process, and no time limit on a drawn example."""
+
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(1)
+
+# Where the environment says CI, Hypothesis draws the same examples in every run; elsewhere new ones.
+settings.register_profile("headway", parent=settings(), deadline=None)
+settings.load_profile("headway")
