@@ -5,6 +5,6 @@ from hypothesis import settings
 
 torch.set_num_threads(1)
 
-# Where the environment says CI, Hypothesis draws the same examples in every run; elsewhere new ones.
+# Where CI is set, Hypothesis draws the same examples in every run; elsewhere new ones.
 settings.register_profile("headway", parent=settings(), deadline=None)
 settings.load_profile("headway")

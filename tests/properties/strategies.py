@@ -38,17 +38,15 @@ VOCABULARY = 40
 LONGEST = 64
 
 
-def accepted(make: Callable[..., Mechanism], **options: Any) -> Mechanism | None:
+def accepted(make: Callable[..., Mechanism], *args: Any, **options: Any) -> Mechanism | None:
     """The mechanism, or None where these options are refused together."""
     try:
-        return make(**options)
+        return make(*args, **options)
     except HeadwayError:
         return None
 
 
-def drawn(
-    cls: type[Mechanism], **given: SearchStrategy[Any]
-) -> SearchStrategy[Mechanism]:
+def drawn(cls: type[Mechanism], **given: SearchStrategy[Any]) -> SearchStrategy[Mechanism]:
     """Instances of `cls`: its choices and flags from the annotations, all else as given."""
     hints = get_type_hints(cls)
     options = dict(given)
@@ -139,7 +137,9 @@ class Case:
             **{k: v for k, v in self.host.items() if k != "heads"},
         )
 
-    def model(self, dtype: torch.dtype = torch.float32, initial: bool = False) -> HeadwayForCausalLM:
+    def model(
+        self, dtype: torch.dtype = torch.float32, initial: bool = False
+    ) -> HeadwayForCausalLM:
         """The model in eval mode, its weights large enough that every part shows.
 
         Args:
@@ -179,7 +179,7 @@ def one_of_each(name: str) -> SearchStrategy[tuple[Mechanism, ...]]:
 
 @torch.no_grad()
 def make_loud(model: nn.Module, initial: bool = False) -> None:
-    """Draw the weights so that attention is neither flat nor one-hot and no branch is negligible."""
+    """Draw weights with which attention is neither flat nor one-hot and no branch negligible."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             module.weight.normal_(std=1.2 * module.in_features**-0.5)
@@ -194,9 +194,9 @@ def make_loud(model: nn.Module, initial: bool = False) -> None:
             module.reset_parameters()
         elif isinstance(module, Learned):
             for own in module.parameters(recurse=False):
-                own.add_(0.4 * torch.randn_like(own))
+                own.clamp_(-2, 2).add_(0.4 * torch.randn_like(own))
     if isinstance(model, HeadwayForCausalLM):
-        model.model.set_token_counts(torch.randint(1, 1000, (VOCABULARY,)))
+        model.model.set_token_counts(torch.randint(1, 1000, (model.config.vocab_size,)))
 
 
 def logits(model: HeadwayForCausalLM, tokens: Tensor, **inputs: Any) -> Tensor:

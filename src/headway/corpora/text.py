@@ -13,7 +13,10 @@ from headway.corpora.streams import read_text
 from headway.errors import HeadwayError
 
 _HUB = "hf:"
-_NOT_LIBRARY = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages"})
+_NOT_LIBRARY = frozenset(
+    {"test", "tests", "idle_test", "site-packages", "dist-packages"}
+    | {"encodings"}  # generated tables of characters, a tenth of all, and no prose
+)
 _TOPICS = "pydoc_data"  # read as topics, so not once more as source
 
 

@@ -115,5 +115,5 @@ class Block(GradientCheckpointingLayer):
     ) -> Tensor:
         assert depth.outputs is not None
         tapped = [self.input_layernorm(depth.outputs[t]) for t in attention.taps]
-        update: Tensor = attention(x, tapped, run.attend)
+        update: Tensor = attention(x, tapped, run.attend, run.scale)
         return update

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import LongTensor, Tensor
 from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
 
@@ -54,17 +55,6 @@ class GrowingLayer(DynamicLayer):
         self.is_initialized = False
         self.state.reset()
 
-    def offload(self) -> None:
-        """Move to the CPU."""
-        super().offload()
-        self.state.to("cpu")
-
-    def prefetch(self) -> None:
-        """Move back."""
-        super().prefetch()
-        if self.is_initialized:
-            self.state.to(self.device)
-
 
 class FixedLayer(StaticLayer):
     """A layer of a cache of fixed size (compiled decoding), with a decode state."""
@@ -103,12 +93,21 @@ class HeadwayCache(Cache):
     Args:
         config: the model's configuration.
         max_cache_len: a fixed number of tokens for compiled decoding, or None to grow.
-        offloading: keep all but the current layer on the CPU.
+        offloading: keep the keys and values of all but the current layer on the CPU; the few raw
+            rows stay where they are.
+
+    Raises:
+        HeadwayError: offloading where there is no GPU to come back to.
     """
 
     def __init__(
         self, config: Any, max_cache_len: int | None = None, offloading: bool = False
     ) -> None:
+        if offloading and not torch.cuda.is_available():
+            raise HeadwayError(
+                "cache_implementation: 'offloaded' moves layers between a GPU and the CPU, and "
+                "there is no GPU; accepted here are dynamic and static"
+            )
         slots = config.num_hidden_layers + _extra_slots(config.mechanism_list(), config)
         if max_cache_len is None:
             layers: list[Any] = [GrowingLayer() for _ in range(slots)]

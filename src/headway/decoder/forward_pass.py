@@ -81,16 +81,18 @@ def start_pass(
         probe: see `ForwardPass`.
 
     Raises:
-        HeadwayError: a mask of another form.
+        HeadwayError: a mask of another form or length, or more tokens than a static cache holds.
     """
     batch, length, _ = embeddings.shape
     device = embeddings.device
     # A static cache counts in a tensor that the first layer's update moves on: copy it.
     past = cache.get_seq_length() if cache is not None else 0
     offset = past.clone() if isinstance(past, Tensor) else past
+    fixed = cache.max_cache_len if cache is not None else None
+    if not torch.compiler.is_compiling():
+        _check_lengths(int(offset) + length, fixed, attention_mask)
     columns = (torch.arange(length, device=device) + offset).expand(batch, length)
     positions, whole = resolve_positions(columns, attention_mask, position_ids)
-    fixed = cache.max_cache_len if cache is not None else None
     keys = fixed if fixed is not None else int(offset) + length
     slopes = None
     if config.position == "alibi":
@@ -142,6 +144,18 @@ def resolve_positions(
         return columns, True
     counted = attention_mask.long().cumsum(-1) - 1
     return counted.clamp(min=0)[:, -columns.shape[1] :], False
+
+
+def _check_lengths(seen: int, fixed: int | None, attention_mask: Tensor | None) -> None:
+    if fixed is not None and seen > fixed:
+        raise HeadwayError(
+            f"max_cache_len: {fixed} is too small for {seen} tokens; accepted are {seen} and more"
+        )
+    if attention_mask is not None and attention_mask.dim() == 2 and attention_mask.shape[1] != seen:
+        raise HeadwayError(
+            f"attention_mask: {attention_mask.shape[1]} columns are not accepted; accepted are "
+            f"{seen}, earlier tokens in the cache counted"
+        )
 
 
 def _refuse_holes(attention_mask: Tensor) -> None:

@@ -1,16 +1,19 @@
 """The decoder as transformers models: `HeadwayModel` and `HeadwayForCausalLM`."""
 
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, Self, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from headway.decoder.block import Block, Depth
 from headway.decoder.cache import HeadwayCache
 from headway.decoder.configuration import HeadwayConfig
-from headway.decoder.forward_pass import Probe, start_pass
+from headway.decoder.forward_pass import ForwardPass, Probe, start_pass
 from headway.decoder.norms import make_norm
 from headway.errors import HeadwayError
 from headway.mechanisms.attention_residual import DepthRead
@@ -32,6 +35,52 @@ class HeadwayPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _can_compile_fullgraph = True
     _supports_attention_backend = True
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any
+    ) -> Self:
+        """Load as transformers does, but from safetensors only: a pickle can run code.
+
+        Raises:
+            HeadwayError: no safetensors there, a damaged file, or weights of other shapes.
+        """
+        kwargs["use_safetensors"] = True
+        where = f"pretrained_model_name_or_path: {str(pretrained_model_name_or_path)!r}"
+        try:
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        except OSError as error:
+            if "safetensors" not in str(error):
+                raise
+            raise HeadwayError(
+                f"{where} holds no model.safetensors; accepted are safetensors only, never pickles"
+            ) from error
+        except SafetensorError as error:
+            raise HeadwayError(f"{where} holds a damaged safetensors file: {error}") from error
+        except RuntimeError as error:
+            if "ignore_mismatched_sizes" not in str(error):
+                raise
+            raise HeadwayError(
+                f"{where} holds weights of other shapes than its configuration asks for (the "
+                "report above lists them); accepted are weights saved with that configuration"
+            ) from error
+        return loaded
+
+    def _set_gradient_checkpointing(
+        self,
+        enable: bool = True,
+        gradient_checkpointing_func: Callable[..., Any] = checkpoint,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Refuse reentrant checkpoints: they see no gradients of tensors inside tuples."""
+        options = getattr(gradient_checkpointing_func, "keywords", {})
+        if enable and options.get("use_reentrant", True):
+            raise HeadwayError(
+                "gradient_checkpointing_kwargs: use_reentrant=True would lose the gradients of "
+                "what layers hand on; accepted is {'use_reentrant': False}"
+            )
+        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -88,14 +137,28 @@ class HeadwayModel(HeadwayPreTrainedModel):
 
         Stored as logarithms of count + 1, standardised over the text (each token weighs as often
         as it occurs). Without such a mechanism nothing is stored.
+
+        Raises:
+            HeadwayError: not one count a token, or the tokens that occur are equally frequent.
         """
         if self.token_log_frequency is None:
             return
+        vocabulary = self.token_log_frequency.shape
+        if counts.shape != vocabulary or bool((counts < 0).any()):
+            raise HeadwayError(
+                f"counts: shape {tuple(counts.shape)} or a negative count is not accepted; "
+                f"accepted are {vocabulary[0]} counts, one for each token of the vocabulary"
+            )
         counts = counts.to(torch.float64)
         logs = (counts + 1).log()
         share = counts / counts.sum()
         mean = (share * logs).sum()
         spread = ((share * (logs - mean) ** 2).sum()).sqrt()
+        if not spread > 1e-9:
+            raise HeadwayError(
+                "counts: all tokens that occur are equally frequent, so that frequency tells "
+                "nothing; accepted are counts that differ"
+            )
         self.token_log_frequency.copy_((logs - mean) / spread)
 
     def forward(
@@ -144,7 +207,7 @@ class HeadwayModel(HeadwayPreTrainedModel):
             probe=probe,
         )
         if self.embed_positions is not None:
-            self._check_length(run.visible.keys)
+            self._check_length(run)
             hidden = hidden + self.embed_positions(run.positions)
         keep = self.keep_outputs or bool(output_hidden_states)
         depth = Depth(hidden, (hidden,) if self.keep_updates else None, (hidden,) if keep else None)
@@ -183,12 +246,18 @@ class HeadwayModel(HeadwayPreTrainedModel):
             )
         return self.token_log_frequency[input_ids]
 
-    def _check_length(self, keys: int) -> None:
+    def _check_length(self, run: ForwardPass) -> None:
         most = self.config.max_position_embeddings
-        if keys > most:
+        if run.visible.whole_rows:
+            longest = run.visible.keys
+        elif torch.compiler.is_compiling():
+            return
+        else:
+            longest = int(run.positions.max()) + 1
+        if longest > most:
             raise HeadwayError(
-                f"input_ids: {keys} tokens are too many for position='learned'; accepted are up to "
-                f"max_position_embeddings={most}"
+                f"input_ids: {longest} tokens are too many for position='learned'; accepted are up "
+                f"to max_position_embeddings={most}"
             )
 
 
@@ -256,8 +325,12 @@ class HeadwayForCausalLM(HeadwayPreTrainedModel, GenerationMixin):
     ) -> Any:
         """Give `generate` a `HeadwayCache` of the kind it asks for."""
         kind = generation_config.cache_implementation
-        if model_kwargs.get("past_key_values") is not None or not generation_config.use_cache:
-            return
+        if model_kwargs.get("past_key_values") is not None:
+            return cast(Any, super())._prepare_cache_for_generation(
+                generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+            )
+        if not generation_config.use_cache:
+            return None
         if kind not in CACHES:
             raise HeadwayError(
                 f"cache_implementation: {kind!r} is not accepted; accepted are dynamic, static, "
@@ -271,6 +344,7 @@ class HeadwayForCausalLM(HeadwayPreTrainedModel, GenerationMixin):
         if generation_config.is_assistant:
             cache.activate_past_recording()
         model_kwargs["past_key_values"] = cache
+        return None
 
     @staticmethod
     def create_masks_for_generate(**kwargs: Any) -> None:

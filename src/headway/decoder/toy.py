@@ -13,8 +13,7 @@ from headway.decoder.attention import Attention
 from headway.decoder.configuration import HeadwayConfig
 from headway.decoder.forward_pass import start_pass
 from headway.errors import HeadwayError
-from headway.mechanisms.base import Place
-from headway.mechanisms.compose import PLACE_WORDS
+from headway.mechanisms.base import PLACE_WORDS, Place
 from headway.mechanisms.context import Streams
 
 

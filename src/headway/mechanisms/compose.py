@@ -1,5 +1,6 @@
 """A list of mechanisms: what may stand together, and what one layer's attention gets of it."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import cast
@@ -78,7 +79,7 @@ class AttentionMechanisms(nn.Module):
             q_norm: QK-norm of the queries, if the model has one.
             k_norm: QK-norm of the keys.
         """
-        ctx = Context(**{**vars(ctx), "raw": qkv})
+        ctx = dataclasses.replace(ctx, raw=qkv)
         for module in self._modules_at(Place.PROJECTED):
             qkv = module.prologue(qkv, ctx)
         if q_norm is not None and k_norm is not None:

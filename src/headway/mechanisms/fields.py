@@ -59,7 +59,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is tuple:
         return isinstance(value, list | tuple) and all(_fits(v, args[0]) for v in value)
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and abs(value) < float("inf")
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)
@@ -73,4 +74,6 @@ def _words(hint: Any) -> str:
         return " or ".join(_words(a) for a in args)
     if origin is tuple:
         return f"a list of {_words(args[0])}"
-    return {float: "a number", int: "a whole number", bool: "true or false"}.get(hint, str(hint))
+    return {float: "a finite number", int: "a whole number", bool: "true or false"}.get(
+        hint, str(hint)
+    )

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from headway.errors import HeadwayError
 from headway.mechanisms.base import Dims, Learned, Mechanism, Place, fill
 from headway.mechanisms.taps import Taps, check_taps, tap_indices
 from headway.ops.attention import merge
@@ -46,6 +47,11 @@ class LayerShortcut(Mechanism):
 
     def check(self, dims: Dims) -> None:
         check_taps("layer_shortcut.taps", self.taps, dims)
+        if (self.reach, self.mode, dims.num_hidden_layers) == ("token", "replace", 1):
+            raise HeadwayError(
+                "layer_shortcut.reach: 'token' with mode='replace' leaves no attention over tokens "
+                "in a model of 1 layer; accepted are reach='context', mode='add', or more layers"
+            )
 
     def build(self, dims: Dims, layer_idx: int) -> nn.Module | None:
         return ShortcutAttention(self, dims) if layer_idx == dims.num_hidden_layers - 1 else None
@@ -80,18 +86,19 @@ class ShortcutAttention(Learned):
         if self.spec.init == "identity":
             fill(self.o_proj.weight, 0.0)
 
-    def forward(self, x: Tensor, tapped: Sequence[Tensor], attend: Attend) -> Tensor:
+    def forward(self, x: Tensor, tapped: Sequence[Tensor], attend: Attend, scale: float) -> Tensor:
         """The attention update `(B, T, C)`.
 
         Args:
             x: `(B, T, C)`, the layer's normed input.
             tapped: the normed outputs of the tapped layers, each `(B, T, C)`.
             attend: the host's attention, which needs to give the log-sum-exp.
+            scale: the host's factor on the scores.
         """
         q = self._heads(self.q_proj(x), "q_norm")
         pairs = [self._key_value(i, h) for i, h in enumerate(tapped)]
         if self.spec.reach == "token":
-            out = _same_position(q, pairs)
+            out = _same_position(q, pairs, scale)
         else:
             out, _ = merge(
                 [attend(q, k, v, s) for (k, v), s in zip(pairs, self.slots, strict=True)]
@@ -117,10 +124,10 @@ def _perceptron(size: int, width: int) -> nn.Sequential:
     )
 
 
-def _same_position(q: Tensor, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+def _same_position(q: Tensor, pairs: Sequence[tuple[Tensor, Tensor]], scale: float) -> Tensor:
     repeats = q.shape[1] // pairs[0][0].shape[1]
     logits = [(q * k.repeat_interleave(repeats, dim=1)).sum(-1) for k, _ in pairs]
-    weights = (torch.stack(logits, dim=-1) * q.shape[-1] ** -0.5).softmax(dim=-1)
+    weights = (torch.stack(logits, dim=-1) * scale).softmax(dim=-1)
     out = torch.zeros_like(q)
     for tap, (_, v) in enumerate(pairs):
         out = out + weights[..., tap, None] * v.repeat_interleave(repeats, dim=1)

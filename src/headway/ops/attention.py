@@ -86,8 +86,8 @@ def attend(
         v: `(B, G, S, D)`.
         visible: who sees whom.
         scale: factor on the scores, usually `D ** -0.5`.
-        backend: 'sdpa', 'flex_attention' or 'eager'. SDPA returns no log-sum-exp: where one is
-            needed, 'sdpa' stands for FlexAttention on a GPU and for eager elsewhere.
+        backend: 'sdpa', 'flex_attention' (GPU only) or 'eager'. SDPA returns no log-sum-exp: where
+            one is needed, 'sdpa' stands for FlexAttention on a GPU and for eager elsewhere.
         need_lse: return the log-sum-exp of each row too.
 
     Returns:
@@ -151,10 +151,13 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scale: float) -> Tensor:
     grouped = q.shape[1] != k.shape[1]
-    queries = q.shape[2]
-    if visible.whole_rows and visible.slopes is None and queries in (1, visible.keys):
+    # Two branches, as `is_causal=queries > 1` is no bool once torch.compile made lengths symbolic.
+    simple, queries = visible.whole_rows and visible.slopes is None, q.shape[2]
+    if simple and queries == 1:
+        return F.scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=grouped)
+    if simple and queries == visible.keys:
         return F.scaled_dot_product_attention(
-            q, k, v, is_causal=queries > 1, scale=scale, enable_gqa=grouped
+            q, k, v, is_causal=True, scale=scale, enable_gqa=grouped
         )
     mask = visible.mask()
     bias = visible.bias(q.dtype)
@@ -166,10 +169,10 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scale: float) ->
 def _flex(
     q: Tensor, k: Tensor, v: Tensor, visible: Visibility, scale: float
 ) -> tuple[Tensor, Tensor]:
-    if not q.is_cuda and torch.is_grad_enabled() and q.requires_grad:
+    if not q.is_cuda:
         raise HeadwayError(
-            "attn_implementation: 'flex_attention' computes no gradients on a CPU; "
-            "accepted there are sdpa and eager"
+            "attn_implementation: 'flex_attention' runs on a GPU only; accepted on a CPU are "
+            "sdpa and eager"
         )
     from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
 
@@ -197,6 +200,8 @@ def _flex(
         scale=scale,
         enable_gqa=q.shape[1] != k.shape[1],
         return_aux=AuxRequest(lse=True),
+        # Its decoding kernel, taken for short queries, has no backward and fails to compile.
+        kernel_options={"FORCE_USE_FLEX_ATTENTION": True},
     )
     return out, aux.lse
 

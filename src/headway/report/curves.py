@@ -113,10 +113,17 @@ def prefix_bands(results: Results) -> dict[str, Band]:
 
 
 def position_bands(results: Results) -> dict[str, Band]:
-    """Loss over the token's index in the context, at the last evaluation of finished runs."""
+    """Loss over the tokens of context read, at the last evaluation of finished runs.
+
+    The prediction at token index 0 has read one token.
+    """
     return bands(
         {
-            arm: [pair for row in results.last_evals(arm) for pair in row.position_losses]
+            arm: [
+                (index + 1, loss)
+                for row in results.last_evals(arm)
+                for index, loss in row.position_losses
+            ]
             for arm in results.arms
         }
     )

@@ -14,7 +14,7 @@ from headway.report.style import ArmStyle, arm_styles, label, layout, tick_label
 from headway.report.summary import ArmSummary, Summary
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure as PlotlyFigure  # type: ignore[import-untyped,unused-ignore]
+    from plotly.graph_objects import Figure as PlotlyFigure
 
 CURVE_HEIGHT = 340
 MOST_MARKERS = 24
@@ -94,7 +94,7 @@ POSITION = CurveText(
     "position-loss",
     "Loss by position in the context",
     "At the last evaluation of each finished run.",
-    "token index in the context",
+    "tokens of context read",
     "nats per token",
 )
 
@@ -127,7 +127,7 @@ def context_figures(results: Results) -> list[Figure]:
 
 
 def position_figures(results: Results) -> list[Figure]:
-    """Loss by position, on a logarithmic axis unless it starts at index 0."""
+    """Loss by position, on a logarithmic axis."""
     bands = curves.position_bands(results)
     if not bands:
         return []
@@ -136,9 +136,7 @@ def position_figures(results: Results) -> list[Figure]:
 
 
 def power_axis(values: Sequence[float]) -> dict[str, Any]:
-    """A logarithmic axis with a tick at every power of four; linear where it cannot be."""
-    if min(values) <= 0:
-        return {}
+    """A logarithmic axis with a tick at every power of four."""
     ticks = [4**power for power in range(math.ceil(math.log(max(values), 4)) + 1)]
     return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:,}" for tick in ticks]}
 
@@ -208,7 +206,7 @@ def forest(compared: Sequence[ArmSummary], arms: Sequence[str]) -> Figure:
 
     styles = arm_styles(arms)
     height = FOREST_FRAME + ROW_HEIGHT * len(compared)
-    look = layout("nats per token (left is better)", "", height)
+    look = layout("nats per token", "", height)
     look["yaxis"] |= {
         "tickvals": list(range(len(compared))),
         "ticktext": [tick_label(arm["arm"]) for arm in compared],
@@ -227,7 +225,7 @@ def forest(compared: Sequence[ArmSummary], arms: Sequence[str]) -> Figure:
         "paired-difference",
         "Difference of final validation loss to vanilla",
         f"Large mark: mean over paired seeds with its {100 * CONFIDENCE:.0f}% t-interval. "
-        "Small marks: single seeds. "
+        "Small marks: single seeds. Left of the zero line the loss is lower than vanilla's. "
         "An interval that crosses the zero line does not tell the arm from vanilla.",
         as_data(figure),
     )

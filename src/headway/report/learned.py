@@ -176,7 +176,7 @@ def learned_figure(
         "ticks": "",
         "fixedrange": True,
     }
-    look["xaxis"] |= {"nticks": 6}
+    look["xaxis"] |= {"nticks": 4}
     figure = go.Figure(layout=look)
     colour = arm_styles(arms)[arm].colour
     figure.add_trace(go.Scatter(**dots(found, rows, colour)))

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from headway.files import write_atomically
 from headway.report.cells import Table, context_table, cost_table, main_table
 from headway.report.figures import Figure, context_figures, loss_figures, result_figures
-from headway.report.files import write_atomically
 from headway.report.learned import learned_figures
 from headway.report.results import Results, read_results
 from headway.report.style import ArmStyle, arm_styles
@@ -36,7 +36,7 @@ def write_report(folder: Path) -> Path:
 def render(results: Results) -> str:
     """The page as HTML."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
-    from plotly.offline import get_plotlyjs  # type: ignore[import-untyped,unused-ignore]
+    from plotly.offline import get_plotlyjs
 
     environment = Environment(
         loader=PackageLoader("headway.report"),
@@ -88,7 +88,8 @@ def page_sections(results: Results, summary: Summary) -> list[Section]:
         Section(
             "learned",
             "What the mechanisms learned",
-            "Each dot is one head of one seed at the end of training; the bar is the row's mean.",
+            "Each dot is one number of one seed at the end of training, one a head where heads "
+            "have their own; the bar is the row's mean.",
             learned_figures(results),
             nothing="No arm has learned numbers to show.",
         ),
@@ -139,10 +140,14 @@ def shown(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(shown(item) for item in value)
     if isinstance(value, dict):
-        return ", ".join(f"{name} {shown(item)}" for name, item in value.items())
+        return "; ".join(f"{name} = {shown(item)}" for name, item in value.items())
     return str(value)
 
 
 def described(mechanisms: Sequence[Mapping[str, Any]]) -> str:
     """The mechanisms of an arm and their settings."""
-    return "; ".join(shown(dict(mechanism)) for mechanism in mechanisms) or "no mechanism"
+    told = []
+    for mechanism in mechanisms:
+        rest = {key: value for key, value in mechanism.items() if key != "name"}
+        told.append(f"{mechanism.get('name', '')} ({shown(rest)})".strip())
+    return " + ".join(told) or "no mechanism"

@@ -61,7 +61,7 @@ def t_interval(values: Sequence[float]) -> tuple[float, float, float]:
 
     Values that are all equal leave no doubt: the interval is that point, p is 1 at zero, else 0.
     """
-    from scipy.stats import t  # type: ignore[import-untyped,unused-ignore]
+    from scipy.stats import t
 
     mean = fmean(values)
     error = stdev(values) / math.sqrt(len(values))

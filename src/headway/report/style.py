@@ -62,7 +62,7 @@ def layout(x_title: str, y_title: str, height: int) -> dict[str, Any]:
 
     The page sets the colours of text and grid, which depend on the reader's scheme.
     """
-    axis = {"automargin": True, "zeroline": False, "ticks": "outside", "ticklen": 4}
+    axis = {"automargin": True, "zeroline": False, "ticks": "outside", "ticklen": 4, "tickangle": 0}
     return {
         "template": "none",
         "height": height,

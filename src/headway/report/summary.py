@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
-from headway.report.files import write_atomically
+from headway.files import write_atomically
 from headway.report.headline import headline, remarks
 from headway.report.results import BASELINE, Results, read_results
 from headway.report.rows import CostRow

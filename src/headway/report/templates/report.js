@@ -2,6 +2,8 @@
   "use strict";
   const plots = JSON.parse(document.getElementById("plots").textContent);
   const scheme = window.matchMedia("(prefers-color-scheme: dark)");
+  /* A finger scrolls the page over a figure; a mouse zooms into it. */
+  const mouse = window.matchMedia("(pointer: fine)");
   const config = { responsive: true, displayModeBar: false, displaylogo: false };
 
   /** Layout settings that follow the reader's colour scheme, as plotly attribute paths. */
@@ -26,6 +28,7 @@
   async function draw() {
     for (const { id, data, layout } of plots) {
       const place = document.getElementById(id);
+      layout.dragmode = mouse.matches ? "zoom" : false;
       await Plotly.newPlot(place, data, layout, config);
       await Plotly.relayout(place, colours(layout));
     }

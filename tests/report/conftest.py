@@ -1,16 +1,18 @@
-"""A results folder drawn from a seeded generator: numbers in the right form, measured nowhere."""
+"""Results folders drawn from a seeded generator: numbers in the right form, measured nowhere."""
 
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 LAYERS, HEADS, STEPS, BATCH_TOKENS = 2, 4, 400, 2048
 EVALUATIONS = range(50, STEPS + 1, 50)
 TRAIN_EVERY = 10
-POSITIONS = (1, 2, 4, 8, 16, 32, 50, 64, 96, 127)
+POSITIONS = (0, 1, 2, 4, 8, 16, 32, 50, 64, 96, 127)
 NAMES = ("vanilla", "kv_shift", "value_stream", "selective", "shortcut", "kv_shift+selective")
 EFFECTS = {
     "kv_shift": -0.08,
@@ -33,9 +35,27 @@ class Wanted:
     unfinished: frozenset[tuple[str, int]] = frozenset()
 
 
-def write_results(folder: Path, wanted: Wanted | None = None) -> Path:
+@pytest.fixture
+def make_results(tmp_path: Path) -> Callable[..., Path]:
+    """A function that writes a results folder; its keywords are those of `Wanted`."""
+
+    def make(name: str = "drawn", **wanted: Any) -> Path:
+        return write_results(tmp_path / name, Wanted(**wanted))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def drawn_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all arms, one diverged and one unfinished run; only to be read."""
+    return write_results(
+        tmp_path_factory.mktemp("results") / "drawn",
+        Wanted(diverged=frozenset({("selective", 2)}), unfinished=frozenset({("shortcut", 4)})),
+    )
+
+
+def write_results(folder: Path, wanted: Wanted) -> Path:
     """Write `settings.json` and `metrics.jsonl`; the folder."""
-    wanted = wanted or Wanted()
     folder.mkdir(parents=True, exist_ok=True)
     draw = random.Random(20)
     (folder / "settings.json").write_text(json.dumps(settings(wanted)), encoding="utf-8")
