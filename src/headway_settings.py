@@ -57,6 +57,8 @@ class CompareSettings:
     """Key-value heads (default: as many as query heads)."""
     position: Literal["rope", "learned", "alibi", "none"] = "rope"
     """Position encoding."""
+    initializer_range: float = 0.02
+    """Standard deviation of the initial matrices."""
     learning_rate: float = 4e-3
     """Peak learning rate: linear warm-up over a tenth of the steps, then cosine to a tenth."""
     weight_decay: float = 0.1

@@ -46,6 +46,8 @@ HOST = {
     "attn_implementation": "sdpa",
 }
 
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")
+
 
 @pytest.fixture(autouse=True)
 def fresh() -> Iterator[None]:

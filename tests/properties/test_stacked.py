@@ -1,5 +1,6 @@
 """Several models trained at once by `torch.func` are the same models one by one."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,6 +9,8 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 
 from headway import HeadwayForCausalLM
 from properties.strategies import Case, assert_equal, cases
+
+pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")
 
 
 def seeds(case: Case) -> list[HeadwayForCausalLM]:

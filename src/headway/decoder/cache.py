@@ -114,7 +114,7 @@ class HeadwayCache(Cache):
         else:
             layers = [FixedLayer(max_cache_len) for _ in range(slots)]
         super().__init__(layers=layers, offloading=offloading)
-        self.max_cache_len = max_cache_len
+        self.fixed_length = max_cache_len
 
     def state(self, layer_idx: int) -> DecodeState:
         """What the mechanisms of one layer carry."""

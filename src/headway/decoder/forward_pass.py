@@ -88,7 +88,7 @@ def start_pass(
     # A static cache counts in a tensor that the first layer's update moves on: copy it.
     past = cache.get_seq_length() if cache is not None else 0
     offset = past.clone() if isinstance(past, Tensor) else past
-    fixed = cache.max_cache_len if cache is not None else None
+    fixed = cache.fixed_length if cache is not None else None
     if not torch.compiler.is_compiling():
         _check_lengths(int(offset) + length, fixed, attention_mask)
     columns = (torch.arange(length, device=device) + offset).expand(batch, length)

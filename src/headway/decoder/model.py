@@ -29,8 +29,8 @@ class HeadwayPreTrainedModel(PreTrainedModel):
     config: HeadwayConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["Block"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _no_split_modules = ["Block"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flex_attn = True
     _can_compile_fullgraph = True
@@ -264,7 +264,7 @@ class HeadwayModel(HeadwayPreTrainedModel):
 class HeadwayForCausalLM(HeadwayPreTrainedModel, GenerationMixin):
     """The decoder with a language-model head, for training and `generate`."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
 
     def __init__(self, config: HeadwayConfig) -> None:
         super().__init__(config)

@@ -1,6 +1,5 @@
 """A list of mechanisms: what may stand together, and what one layer's attention gets of it."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import cast
@@ -48,6 +47,9 @@ class AttentionMechanisms(nn.Module):
         mechanisms: a checked list; those that act outside attention are left to the host.
         dims: sizes.
         layer_idx: which layer.
+
+    Attributes:
+        needs_lse: whether `epilogue` must be given the log-sum-exp of attention.
     """
 
     def __init__(self, mechanisms: Sequence[Mechanism], dims: Dims, layer_idx: int) -> None:
@@ -62,11 +64,7 @@ class AttentionMechanisms(nn.Module):
                 twin = sum(name.startswith(mechanism.name) for name in self.members)
                 self.members[f"{mechanism.name}_{twin + 1}" if twin else mechanism.name] = module
                 self.places.append(mechanism.place)
-
-    @property
-    def needs_lse(self) -> bool:
-        """Whether `epilogue` must be given the log-sum-exp of attention."""
-        return any(module.needs_lse for module in self._modules_at(*Place))
+        self.needs_lse = any(cast(MechanismModule, m).needs_lse for m in self.members.values())
 
     def prologue(
         self, qkv: QKV, ctx: Context, q_norm: Norm | None = None, k_norm: Norm | None = None
@@ -79,7 +77,7 @@ class AttentionMechanisms(nn.Module):
             q_norm: QK-norm of the queries, if the model has one.
             k_norm: QK-norm of the keys.
         """
-        ctx = dataclasses.replace(ctx, raw=qkv)
+        ctx = ctx.with_raw(qkv)
         for module in self._modules_at(Place.PROJECTED):
             qkv = module.prologue(qkv, ctx)
         if q_norm is not None and k_norm is not None:

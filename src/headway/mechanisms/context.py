@@ -51,3 +51,15 @@ class Context:
     streams: Streams = field(default_factory=Streams)
     state: DecodeState | None = None
     log_frequency: Tensor | None = None
+
+    def with_raw(self, raw: QKV) -> Context:
+        """The same surroundings, once the layer has projected `raw`."""
+        return Context(
+            positions=self.positions,
+            layer_idx=self.layer_idx,
+            hidden=self.hidden,
+            raw=raw,
+            streams=self.streams,
+            state=self.state,
+            log_frequency=self.log_frequency,
+        )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,8 +29,6 @@ from headway.training.recipe import Recipe
 from headway.training.run import Divergence, Step, next_token_loss, precision, train
 from headway_settings import CompareSettings, __version__
 
-QUICK_SHARE = 8
-"""Validations during a run read this fraction of the validation tokens; the last one reads all."""
 COST_ROUNDS = 10
 """Timed steps an arm, all arms in turn."""
 
@@ -59,11 +57,11 @@ class Bench:
         asked = self.settings
         return Windows(self.corpus.train, asked.context, asked.batch_size, seed)
 
-    def held_out(self, split: str, share: int = 1) -> Tensor:
-        """Windows `(N, context + 1)` of the validation or test split."""
+    def held_out(self, split: Literal["validation", "test"]) -> Tensor:
+        """Windows `(N, context + 1)`, the same at every evaluation."""
         asked = self.settings
-        tokens = getattr(self.corpus, split)
-        return validation_windows(tokens, asked.context, max(1, asked.validation_tokens // share))
+        tokens = self.corpus.validation if split == "validation" else self.corpus.test
+        return validation_windows(tokens, asked.context, asked.validation_tokens, split)
 
 
 def compare(settings: CompareSettings, command: str) -> None:
@@ -119,9 +117,8 @@ def _run(bench: Bench, arm: str, seed: int, journal: Journal, progress: Progress
             if step.number % noted == 0 or step.number == asked.steps:
                 journal.write("train", arm=arm, seed=seed, **_training_line(step))
             if step.number in evaluated and step.number < asked.steps:
-                quick = bench.held_out("validation", QUICK_SHARE)
-                _evaluate(bench, model, quick, journal, arm, seed, step)
-        final = _evaluate(bench, model, bench.held_out("validation"), journal, arm, seed, step)
+                _evaluate(bench, model, journal, arm, seed, step)
+        final = _evaluate(bench, model, journal, arm, seed, step)
         tested = validate(model, bench.held_out("test"), asked.batch_size, asked.dtype)
     except Divergence as stop:
         progress.skip(asked.steps - stop.step + 1)
@@ -155,14 +152,13 @@ def _training_line(step: Step) -> dict[str, object]:
 def _evaluate(
     bench: Bench,
     model: HeadwayForCausalLM,
-    windows: Tensor,
     journal: Journal,
     arm: str,
     seed: int,
     step: Step,
 ) -> Validation:
     asked = bench.settings
-    held = validate(model, windows, asked.batch_size, asked.dtype)
+    held = validate(model, bench.held_out("validation"), asked.batch_size, asked.dtype)
     repeated = repeat_probe(model, asked.context, asked.batch_size, asked.dtype)
     early, late = held.early, held.late
     journal.write(
@@ -265,6 +261,7 @@ def _configs(
             num_key_value_heads=settings.num_key_value_heads,
             position=settings.position,
             max_position_embeddings=settings.context,
+            initializer_range=settings.initializer_range,
             mechanisms=mechanisms,
         )
         assert made.intermediate_size is not None

@@ -77,6 +77,8 @@ def train(
     """
     device = model.device
     optimiser = recipe.optimiser(model)
+    if compile_step:
+        torch.compiler.reset()  # a fresh count of recompilations for every run
     loss_of = torch.compile(next_token_loss) if compile_step else next_token_loss
     seconds, tokens = 0.0, 0
     for number in range(1, recipe.steps + 1):
