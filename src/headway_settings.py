@@ -32,18 +32,18 @@ class CompareSettings:
     """File, folder, .jsonl[.xz|.gz|.zst] with a "text" field, or hf:NAME; else Python's sources."""
     tokenizer: str = "bpe"
     """'bpe' (byte-level, from the training split), 'bytes', or the path of a tokenizer.json."""
-    vocab_size: int = 1024
+    vocab_size: int = 512
     """Vocabulary of the trained BPE."""
-    max_characters: int = 20_000_000
+    max_characters: int = 8_000_000
     """Read at most this much text (whole documents)."""
     out: Path = Path("runs/demo")
     """Folder of the results; the same command with the same folder continues an interrupted run."""
 
     seeds: int = 5
     """Seeds an arm; all arms share them."""
-    steps: int = 400
+    steps: int = 220
     """Optimiser steps a run."""
-    batch_size: int = 16
+    batch_size: int = 8
     """Sequences a step."""
     context: int = 128
     """Tokens a sequence."""
@@ -57,15 +57,15 @@ class CompareSettings:
     """Key-value heads (default: as many as query heads)."""
     position: Literal["rope", "learned", "alibi", "none"] = "rope"
     """Position encoding."""
-    initializer_range: float = 0.02
+    initializer_range: float = 0.1
     """Standard deviation of the initial matrices."""
     learning_rate: float = 4e-3
     """Peak learning rate: linear warm-up over a tenth of the steps, then cosine to a tenth."""
     weight_decay: float = 0.1
     """Decoupled weight decay on matrices; learned scalars of mechanisms are not decayed."""
-    evaluations: int = 8
+    evaluations: int = 4
     """Validations and in-context probes, evenly spaced over the run."""
-    validation_tokens: int = 65_536
+    validation_tokens: int = 16_384
     """Tokens of the validation split that every evaluation reads."""
     match: Literal["none", "parameters"] = "none"
     """'parameters' adds a widened vanilla as large as the largest arm."""

@@ -12,6 +12,8 @@ from torch import Tensor
 from headway.errors import HeadwayError
 
 BACKENDS = ("sdpa", "flex_attention", "eager")
+FLEX_WIDTH = 16
+"""Narrowest head that FlexAttention has a GPU kernel for."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ def attend(
         visible: who sees whom.
         scale: factor on the scores, usually `D ** -0.5`.
         backend: 'sdpa', 'flex_attention' (GPU only) or 'eager'. SDPA returns no log-sum-exp: where
-            one is needed, 'sdpa' stands for FlexAttention on a GPU and for eager elsewhere.
+            one is needed, 'sdpa' stands for FlexAttention on a GPU, given heads of at least 16
+            channels, and for eager elsewhere.
         need_lse: return the log-sum-exp of each row too.
 
     Returns:
@@ -97,7 +100,7 @@ def attend(
         HeadwayError: the backend is unknown, or cannot run here.
     """
     if backend == "sdpa" and need_lse:
-        backend = "flex_attention" if q.is_cuda else "eager"
+        backend = "flex_attention" if q.is_cuda and q.shape[-1] >= FLEX_WIDTH else "eager"
     if backend == "sdpa":
         return _sdpa(q, k, v, visible, scale), None
     if backend == "flex_attention":
@@ -173,6 +176,11 @@ def _flex(
         raise HeadwayError(
             "attn_implementation: 'flex_attention' runs on a GPU only; accepted on a CPU are "
             "sdpa and eager"
+        )
+    if q.shape[-1] < FLEX_WIDTH:
+        raise HeadwayError(
+            f"attn_implementation: 'flex_attention' has no kernel for heads of {q.shape[-1]} "
+            f"channels; accepted are {FLEX_WIDTH} and more, or sdpa and eager"
         )
     from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
 
