@@ -53,7 +53,8 @@ def test_a_recorded_crop_goes_back() -> None:
     state = DecodeState()
     state.before("x", rows(1, 4), 2)
     state.record = True
-    state.before("x", rows(4, 9), 2)
+    assert first(state.before("x", rows(4, 8), 2)) == [2, 3]
+    assert first(state.before("x", rows(8, 9), 2)) == [6, 7]
     state.crop(3)
     assert first(state.before("x", rows(6, 7), 2)) == [4, 5]
     state.crop(1)

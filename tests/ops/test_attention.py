@@ -108,7 +108,7 @@ def test_flex_attention_is_the_same(kind: str, alibi: bool) -> None:
 
 def test_flex_attention_is_refused_on_a_cpu() -> None:
     visible = Visibility(torch.tensor(POSITIONS["whole"]), 0, 5, True)
-    with pytest.raises(HeadwayError, match="runs on a GPU only; .* sdpa and eager"):
+    with pytest.raises(HeadwayError, match=r"runs on a GPU only; .* sdpa and eager"):
         attend(*inputs(4, 4, 5, 5, torch.float32), visible, 1.0, "flex_attention")
 
 

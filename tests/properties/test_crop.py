@@ -1,6 +1,7 @@
 """Taking tokens back from a cache: right with recording on, else right or refused."""
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,10 +22,14 @@ def test_a_recording_cache_goes_back(
     if unrecorded:
         logits(model, tokens[:, :unrecorded], past_key_values=cache)
     cache.activate_past_recording()
-    logits(model, tokens[:, unrecorded : unrecorded + kept], past_key_values=cache)
     rejected = (case.tokens(2, dropped) + 1) % model.config.vocab_size
-    for piece in rejected.split(1 if in_pieces else dropped, dim=1):
+    fed = torch.cat([tokens[:, unrecorded : unrecorded + kept], rejected], dim=1)
+    parts = [
         logits(model, piece, past_key_values=cache)
+        for piece in fed.split(1 if in_pieces else kept + dropped, dim=1)
+    ]
+    whole = logits(model, torch.cat([tokens[:, :unrecorded], fed], dim=1))
+    assert_equal(torch.cat(parts, dim=1), whole[:, unrecorded:])
     cache.crop(-dropped)
     rest = logits(model, tokens[:, unrecorded + kept :], past_key_values=cache)
     assert_equal(rest, logits(model, tokens)[:, unrecorded + kept :])

@@ -2,6 +2,7 @@
 
 import datetime
 import itertools
+import math
 import platform
 import time
 from collections.abc import Callable
@@ -63,6 +64,12 @@ class Bench:
         tokens = self.corpus.validation if split == "validation" else self.corpus.test
         return validation_windows(tokens, asked.context, asked.validation_tokens, split)
 
+    def check_text(self) -> None:
+        """Raise HeadwayError where a split is too short for one window."""
+        self.data(0)
+        self.held_out("validation")
+        self.held_out("test")
+
 
 def compare(settings: CompareSettings, command: str) -> None:
     """Run what is missing of a comparison and leave the results in `settings.out`.
@@ -88,6 +95,7 @@ def compare(settings: CompareSettings, command: str) -> None:
             weight_decay=settings.weight_decay,
         )
         bench = Bench(settings, configs, corpus, device, recipe)
+        bench.check_text()
         missing = [
             (seed, arm)
             for seed in range(settings.seeds)
@@ -119,9 +127,9 @@ def _run(bench: Bench, arm: str, seed: int, journal: Journal, progress: Progress
             if step.number in evaluated and step.number < asked.steps:
                 _evaluate(bench, model, journal, arm, seed, step)
         final = _evaluate(bench, model, journal, arm, seed, step)
-        tested = validate(model, bench.held_out("test"), asked.batch_size, asked.dtype)
+        tested = _validate(bench, model, "test", step)
     except Divergence as stop:
-        progress.skip(asked.steps - stop.step + 1)
+        progress.skip(asked.steps - step.number)
         progress.say(f"{arm}, seed {seed}: {stop}; recorded as diverged")
         journal.write(
             "finish", arm=arm, seed=seed, status="diverged", step=stop.step, tokens=step.tokens,
@@ -149,6 +157,17 @@ def _training_line(step: Step) -> dict[str, object]:
     }
 
 
+def _validate(
+    bench: Bench, model: HeadwayForCausalLM, split: Literal["validation", "test"], step: Step
+) -> Validation:
+    """Losses on held-out text; Divergence where the last update made them infinite."""
+    asked = bench.settings
+    held = validate(model, bench.held_out(split), asked.batch_size, asked.dtype)
+    if not math.isfinite(held.loss):
+        raise Divergence(step.number)
+    return held
+
+
 def _evaluate(
     bench: Bench,
     model: HeadwayForCausalLM,
@@ -158,7 +177,7 @@ def _evaluate(
     step: Step,
 ) -> Validation:
     asked = bench.settings
-    held = validate(model, bench.held_out("validation"), asked.batch_size, asked.dtype)
+    held = _validate(bench, model, "validation", step)
     repeated = repeat_probe(model, asked.context, asked.batch_size, asked.dtype)
     early, late = held.early, held.late
     journal.write(
@@ -233,10 +252,14 @@ def _check(settings: CompareSettings) -> None:
         value = getattr(settings, name)
         if value < least:
             raise HeadwayError(f"{name}: {value} is not accepted; accepted are {least} and more")
-    if not settings.learning_rate > 0:
+    if not 0 < settings.learning_rate < math.inf:
         raise HeadwayError(
             f"learning_rate: {settings.learning_rate} is not accepted; accepted are numbers above 0"
         )
+    for name in ("weight_decay", "initializer_range"):
+        value = getattr(settings, name)
+        if not 0 <= value < math.inf:
+            raise HeadwayError(f"{name}: {value} is not accepted; accepted are 0 and numbers above")
 
 
 def _device(settings: CompareSettings) -> torch.device:
@@ -270,6 +293,11 @@ def _configs(
 
     configs = {name: config(mechanisms) for name, mechanisms in arms.items()}
     if settings.match == "parameters":
+        if "vanilla_wide" in arms:
+            raise HeadwayError(
+                "arms: 'vanilla_wide' is the name of the arm that match='parameters' adds; "
+                "accepted is any other name"
+            )
         sizes = {name: _size(c) for name, c in configs.items()}
         added = max(sizes.values()) - sizes["vanilla"]
         unit = 3 * settings.hidden_size * settings.num_hidden_layers

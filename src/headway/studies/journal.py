@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from headway.errors import HeadwayError
 from headway.files import write_atomically
@@ -21,7 +23,8 @@ class Journal:
     """`settings.json` and `metrics.jsonl` of one folder, open for one process.
 
     Lines of runs that never finished are dropped when the folder is opened again, as those runs
-    start over; a line torn by a kill goes with them.
+    start over; a line torn by a kill goes with them. Where an error comes before the first record
+    of a new folder, all that was put into it is removed again.
 
     Args:
         folder: made if missing.
@@ -35,19 +38,18 @@ class Journal:
         self.folder = folder
         self._metrics = folder / "metrics.jsonl"
         self._settings = folder / "settings.json"
-        _make(folder)
-        self._lock = (folder / ".lock").open("w")
+        self._found = _names(folder)
+        self._records: list[dict[str, Any]] = []
+        self._lock = _lock(folder)
+        self._new = not self._settings.exists()
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise HeadwayError(
-                f"out: {folder} is in use by another headway process; wait for it, or give another"
-            ) from None
-        self._open_settings(header)
-        self._records = self._kept_records()
-        body = "".join(json.dumps(r) + "\n" for r in self._records)
-        write_atomically(self._metrics, body)
+            self._open_settings(header)
+            self._records = self._kept_records()
+            body = "".join(json.dumps(r) + "\n" for r in self._records)
+            write_atomically(self._metrics, body)
+        except BaseException as error:
+            self._leave(error)
+            raise
         self._file = self._metrics.open("a", encoding="utf-8")
 
     def __enter__(self) -> Journal:
@@ -59,8 +61,10 @@ class Journal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
-        self._lock.close()
+        try:
+            self._file.close()
+        finally:
+            self._leave(error)
 
     def has(self, kind: str, **fields: object) -> bool:
         """Whether a record of that kind with those fields stands."""
@@ -78,14 +82,18 @@ class Journal:
             os.fsync(self._file.fileno())
         self._records.append(record)
 
+    def _leave(self, error: BaseException | None) -> None:
+        """Unlock; after an error that came before any record, empty a folder that was new."""
+        if self._new and not self._records and isinstance(error, Exception):
+            for path in self.folder.iterdir():
+                if path.name not in (self._found or ()):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if self._found is None:
+                self.folder.rmdir()
+        self._lock.close()
+
     def _open_settings(self, header: Mapping[str, Any]) -> None:
-        if not self._settings.exists():
-            strange = sorted(p.name for p in self.folder.iterdir() if p.name != ".lock")
-            if strange:
-                raise HeadwayError(
-                    f"out: {self.folder} holds other things ({strange[0]}) and no settings.json; "
-                    "accepted is a new folder, or one of an earlier comparison"
-                )
+        if self._new:
             write_atomically(self._settings, json.dumps(header, indent=1) + "\n")
             return
         try:
@@ -111,21 +119,58 @@ class Journal:
         for number, line in enumerate(lines, start=1):
             try:
                 if line:
-                    records.append(json.loads(line))
+                    records.append(_record(line))
             except ValueError as error:
                 if number < len(lines):
                     raise HeadwayError(
-                        f"out: line {number} of {self._metrics} is broken ({error})"
+                        f"out: line {number} of {self._metrics} is broken ({error}); accepted is "
+                        "a file as headway compare wrote it"
                     ) from error
-        ended = {(r["arm"], r["seed"]) for r in records if r["kind"] == "finish"}
+        ended = {(r["arm"], r.get("seed")) for r in records if r["kind"] == "finish"}
         return [r for r in records if "seed" not in r or (r["arm"], r["seed"]) in ended]
 
 
-def _make(folder: Path) -> None:
+def _record(line: bytes) -> dict[str, Any]:
+    """One line of the metrics; ValueError where it is none."""
+    record = json.loads(line)
+    if not isinstance(record, dict) or not {"kind", "arm"} <= record.keys():
+        raise ValueError("no object with a kind and an arm")
+    return record
+
+
+def _names(folder: Path) -> set[str] | None:
+    """What lies in the folder, or None without a folder; HeadwayError for a stranger's things."""
+    if not folder.is_dir():
+        return None
+    names = {path.name for path in folder.iterdir()}
+    strange = sorted(name for name in names if not name.startswith("."))
+    if strange and "settings.json" not in strange:
+        raise HeadwayError(
+            f"out: {folder} holds other things ({strange[0]}) and no settings.json; "
+            "accepted is a new folder, or one of an earlier comparison"
+        )
+    return names
+
+
+def _lock(folder: Path) -> TextIO:
+    """The folder's lock, held until it is closed; the folder is made if missing."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise HeadwayError(f"out: {folder} cannot be made ({error.strerror})") from error
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise HeadwayError(
+            f"out: {folder} cannot be written ({error.strerror}); accepted is a folder that can"
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise HeadwayError(
+            f"out: {folder} is in use by another headway process; wait for it, or give another"
+        ) from None
+    return lock
 
 
 def _refuse_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -42,6 +42,8 @@ PRESETS: dict[str, Callable[[int], list[Mechanism]]] = {
 }
 """Each takes the model's hidden size."""
 
+_FORM = '{"arm": [{"name": ..., ...}, ...]}'
+
 
 def resolve_arms(names: Sequence[str], hidden_size: int) -> dict[str, list[Mechanism]]:
     """Mechanisms of every arm, vanilla first.
@@ -59,6 +61,11 @@ def resolve_arms(names: Sequence[str], hidden_size: int) -> dict[str, list[Mecha
         arms = {name: _preset(name, hidden_size) for name in names}
     if not names or len(set(names)) < len(names):
         raise HeadwayError(f"arms: {' '.join(names)!r} names an arm twice or none; name each once")
+    if arms.get("vanilla"):
+        raise HeadwayError(
+            "arms: 'vanilla' has mechanisms; accepted is an empty list there, as it is the plain "
+            "model that all others are compared with"
+        )
     if any(not mechanisms for name, mechanisms in arms.items() if name != "vanilla"):
         empty = [name for name, mechanisms in arms.items() if not mechanisms and name != "vanilla"]
         raise HeadwayError(
@@ -83,11 +90,11 @@ def _from_file(path: Path) -> dict[str, list[Mechanism]]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise HeadwayError(f"arms: {path} cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise HeadwayError(f"arms: {path} is not JSON ({error})") from error
-    if not isinstance(data, dict) or not all(isinstance(v, list) for v in data.values()):
         raise HeadwayError(
-            f'arms: {path} is of another form; accepted is {{"arm": [{{"name": ..., ...}}, ...]}}'
-        )
+            f"arms: {path} cannot be read ({error.strerror}); accepted is a JSON file"
+        ) from error
+    except ValueError as error:
+        raise HeadwayError(f"arms: {path} is not JSON ({error}); accepted is {_FORM}") from error
+    if not isinstance(data, dict) or not all(isinstance(v, list) for v in data.values()):
+        raise HeadwayError(f"arms: {path} is of another form; accepted is {_FORM}")
     return {arm: [Mechanism.from_dict(m) for m in listed] for arm, listed in data.items()}

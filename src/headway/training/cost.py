@@ -32,15 +32,19 @@ class PeakMemory(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, torch.Tensor):
-                storage = leaf.untyped_storage()
-                key = storage._cdata
-                if key not in self._alive:
-                    self._alive[key] = storage.nbytes()
-                    weakref.finalize(storage, self._alive.pop, key, None)
+        # A view of an argument, or an argument changed in place, is no memory of its own.
+        given = {storage._cdata for storage in _storages((args, kwargs))}
+        for storage in _storages(out):
+            key = storage._cdata
+            if key not in self._alive and key not in given:
+                self._alive[key] = storage.nbytes()
+                weakref.finalize(storage, self._alive.pop, key, None)
         self.peak = max(self.peak, sum(self._alive.values()))
         return out
+
+
+def _storages(tree: Any) -> list[torch.UntypedStorage]:
+    return [t.untyped_storage() for t in tree_leaves(tree) if isinstance(t, torch.Tensor)]
 
 
 def step_times(
@@ -77,7 +81,8 @@ def peak_bytes(step: Callable[[], object], resident: int, device: torch.device) 
         step()
         _wait(device)
         return int(torch.cuda.max_memory_allocated(device))
-    with PeakMemory() as memory:
+    memory = PeakMemory()
+    with memory:
         step()
     return memory.peak + resident
 

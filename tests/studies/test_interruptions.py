@@ -1,0 +1,199 @@
+"""An interrupted comparison, continued by the same command, ends where an uninterrupted one does."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from small_comparisons import by_place, contents, records, settings, words
+
+import headway_cli
+from headway.studies.compare import compare
+
+SOURCES = str(Path(headway_cli.__file__).parent)
+# Ctrl-C also where the tests were started with that signal ignored, as shells start jobs.
+START = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import headway_cli
+sys.exit(headway_cli.main())
+"""
+
+
+def interrupt(command, metrics, number, after):
+    """Start the command; send the signal once `after` runs ended and one more is under way."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", START, *command],
+        env={**os.environ, "PYTHONPATH": SOURCES, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not _under_way(metrics, after):
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    return process.returncode, out, err
+
+
+def _under_way(metrics, after):
+    """Whether the file's whole lines hold `after` ends, and some lines of a run after the last."""
+    if not metrics.exists():
+        return False
+    kinds = [json.loads(line)["kind"] for line in metrics.read_bytes().split(b"\n")[:-1]]
+    return kinds.count("finish") >= after and kinds[-3:] == ["train"] * 3
+
+
+def ends(folder):
+    return sum(json.loads(line)["kind"] == "finish" for line in whole_lines(folder))
+
+
+def whole_lines(folder):
+    return (folder / "metrics.jsonl").read_bytes().split(b"\n")[:-1]
+
+
+def test_killed_and_stopped_and_continued_it_ends_like_an_uninterrupted_one(tmp_path, text, capsys):
+    """SIGKILL, the same command, Ctrl-C, the same command: bit for bit the same numbers."""
+    asked = {"seeds": 3, "steps": 60, "batch_size": 4}
+    compare(settings(tmp_path / "whole", text, **asked), "uninterrupted")
+    whole, out = by_place(tmp_path / "whole"), tmp_path / "run"
+    command = words(out, text, **asked)
+
+    code, _, _ = interrupt(command, out / "metrics.jsonl", signal.SIGKILL, after=1)
+    assert code == -signal.SIGKILL
+    first = ends(out)
+    assert 1 <= first < 6
+    assert not (out / "report.html").exists()
+
+    code, shown, told = interrupt(command, out / "metrics.jsonl", signal.SIGINT, after=first + 1)
+    assert code == 130
+    assert shown == ""
+    assert told.endswith("headway: stopped; the same command continues where it was.\n")
+    assert "Traceback" not in told
+    assert first < ends(out) < 6
+
+    capsys.readouterr()
+    assert headway_cli.main(command) == 0
+    told = capsys.readouterr().err
+    assert told.count("validation loss") == 6 - ends_before(told)
+    continued = by_place(out)
+    assert continued.keys() == whole.keys()
+    for place, record in whole.items():
+        assert continued[place] == record, place
+
+    before = contents(out)
+    assert headway_cli.main(words(out, text, **asked | {"steps": 61})) == 2
+    assert "steps was 60 and is 61" in capsys.readouterr().err
+    assert contents(out) == before
+
+
+def ends_before(told):
+    """How many runs were there already, by the share that the first line of progress shows."""
+    first = next(line for line in told.splitlines() if "validation loss" in line)
+    share = int(first.partition("%")[0].split()[-1])
+    return 6 - round(100 / share)
+
+
+class Disk:
+    """A disk that is full from its n-th fsync on, as the operating system tells it."""
+
+    def __init__(self, monkeypatch, room):
+        self.synced, self.room = 0, room
+        self._fsync = os.fsync
+        monkeypatch.setattr(os, "fsync", self.fsync)
+
+    def fsync(self, handle):
+        self.synced += 1
+        if self.synced > self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._fsync(handle)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory, text):
+    """An uninterrupted comparison, and how often it made sure that something is on the disk."""
+    out = tmp_path_factory.mktemp("small") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        disk = Disk(patch, 1000)
+        compare(settings(out, text, seeds=2), "small")
+    return by_place(out), disk.synced
+
+
+def test_every_end_and_cost_is_on_the_disk(small):
+    _, synced = small
+    # settings, metrics; five files of the corpus and two folders; four ends; two costs
+    assert synced == 2 + 7 + 4 + 2
+
+
+@pytest.mark.parametrize("room", [0, 1, 2, 4, 8, 9, 11, 13, 14])
+def test_a_full_disk_is_told_and_then_continued(small, tmp_path, text, capsys, monkeypatch, room):
+    whole, _ = small
+    out, command = tmp_path / "run", words(tmp_path / "run", text, seeds=2)
+    with monkeypatch.context() as patch:
+        Disk(patch, room)
+        assert headway_cli.main(command) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert "no space left on" in told[-1]
+    assert sum(line.startswith("headway: ") for line in told) == 1
+    assert out.exists() == (room >= 9)  # nothing is left of a comparison that did not begin
+    if out.exists():
+        assert sorted(p.name for p in out.iterdir()) == [
+            ".lock", "corpus", "metrics.jsonl", "settings.json"
+        ]  # fmt: skip
+        assert len(records(out)) > 0
+    assert headway_cli.main(command) == 0
+    assert by_place(out) == whole
+
+
+def test_a_full_disk_in_the_middle_of_a_run(small, tmp_path, text, capsys, monkeypatch):
+    """A line of metrics that does not fit is torn; the next start drops it."""
+    whole, _ = small
+    out, command = tmp_path / "run", words(tmp_path / "run", text, seeds=2)
+    (tmp_path / "blocked").mkdir()
+    limit = 4_000
+    opened = Path.open
+
+    def full(self, mode="r", *args, **kwargs):
+        file = opened(self, mode, *args, **kwargs)
+        if self.name == "metrics.jsonl" and mode == "a":
+            write = file.write
+
+            def until_full(line):
+                if file.tell() + len(line) > limit:
+                    write(line[: len(line) // 2])
+                    file.flush()
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                return write(line)
+
+            return Proxy(file, until_full)
+        return file
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", full)
+        assert headway_cli.main(command) == 2
+    assert "no space left on the disk" in capsys.readouterr().err
+    assert (out / "metrics.jsonl").read_bytes()[-1:] != b"\n"
+    assert 0 < len(whole_lines(out)) < len(whole)
+    assert headway_cli.main(command) == 0
+    assert by_place(out) == whole
+
+
+class Proxy:
+    """A file whose `write` is another."""
+
+    def __init__(self, file, write):
+        self._file, self.write = file, write
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
