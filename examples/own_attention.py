@@ -155,9 +155,11 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--steps", type=int, default=500, help="training steps of each model")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1, help="more help larger models only")
     parser.add_argument("--characters", type=int, default=4_000_000, help="how much text to read")
     parser.add_argument("--prompt", default="def __init__(self, ", help="what to continue")
     asked = parser.parse_args(argv)
+    torch.set_num_threads(asked.threads)
     data, held_out = read_bytes(asked.characters)
     for name, mechanisms in (("without", []), ("with", MECHANISMS)):
         model, started = make_gpt(mechanisms, asked.seed), time.perf_counter()

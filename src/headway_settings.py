@@ -39,7 +39,7 @@ class CompareSettings:
     out: Path = Path("runs/demo")
     """Folder of the results; the same command with the same folder continues an interrupted run."""
 
-    seeds: int = 5
+    seeds: int = 6
     """Seeds an arm; all arms share them."""
     steps: int = 220
     """Optimiser steps a run."""
@@ -51,13 +51,13 @@ class CompareSettings:
     """Width of the residual stream."""
     num_hidden_layers: int = 2
     """Blocks."""
-    num_attention_heads: int = 4
+    num_attention_heads: int = 2
     """Query heads."""
     num_key_value_heads: int | None = None
     """Key-value heads (default: as many as query heads)."""
     position: Literal["rope", "learned", "alibi", "none"] = "rope"
     """Position encoding."""
-    initializer_range: float = 0.1
+    initializer_range: float = 0.08
     """Standard deviation of the initial matrices."""
     learning_rate: float = 4e-3
     """Peak learning rate: linear warm-up over a tenth of the steps, then cosine to a tenth."""

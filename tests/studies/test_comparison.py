@@ -13,9 +13,15 @@ from small_comparisons import (
     settings,
 )
 
-from headway import HeadwayError
+from headway import HeadwayConfig, HeadwayError, HeadwayForCausalLM, KVShift
+from headway.corpora.batches import Windows, validation_windows
+from headway.corpora.tokens import TokenCorpus
 from headway.report.summary import summarise
 from headway.studies.compare import COST_ROUNDS, compare
+from headway.training.initialise import seed_weights
+from headway.training.probes import validate
+from headway.training.recipe import Recipe
+from headway.training.run import train
 
 ARMS = ("vanilla", "kv_shift", "value_stream+selective")
 
@@ -68,6 +74,27 @@ def test_arms_share_data_and_seeds_do_not(done):
     # The first loss is that of the same untrained weights, up to what the mechanism does.
     assert first["kv_shift", 0] == pytest.approx(first["vanilla", 0], abs=0.2)
     assert first["kv_shift", 0] != first["vanilla", 0]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_run_can_be_repeated_by_hand(done, seed):
+    """Weights and order of the data follow from the seed alone."""
+    corpus = TokenCorpus.load(done / "corpus")
+    config = HeadwayConfig(
+        vocab_size=corpus.vocab_size, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=16, initializer_range=0.1, mechanisms=[KVShift()],
+    )  # fmt: skip
+    model = HeadwayForCausalLM(config)
+    seed_weights(model, seed)
+    plan = Recipe(steps=6, learning_rate=4e-3, weight_decay=0.1)
+    taken = list(train(model, Windows(corpus.train, 16, 2, seed), plan, "float32", False))
+    recorded = of_kind(done, "train", arm="kv_shift", seed=seed)
+    assert [r["loss"] for r in recorded] == [s.loss for s in taken]
+    held = validation_windows(corpus.validation, 16, 64)
+    tested = validation_windows(corpus.test, 16, 64)
+    (finish,) = of_kind(done, "finish", arm="kv_shift", seed=seed)
+    assert finish["validation_loss"] == validate(model, held, 2, "float32").loss
+    assert finish["test_loss"] == validate(model, tested, 2, "float32").loss
 
 
 def test_costs_are_beside_vanilla(done):

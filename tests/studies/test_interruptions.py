@@ -1,4 +1,4 @@
-"""An interrupted comparison, continued by the same command, ends where an uninterrupted one does."""
+"""An interrupted comparison, continued by the same command, ends like an uninterrupted one."""
 
 import errno
 import json
@@ -65,7 +65,8 @@ def whole_lines(folder):
 
 def test_killed_and_stopped_and_continued_it_ends_like_an_uninterrupted_one(tmp_path, text, capsys):
     """SIGKILL, the same command, Ctrl-C, the same command: bit for bit the same numbers."""
-    asked = {"seeds": 3, "steps": 60, "batch_size": 4}
+    asked = {"seeds": 4, "steps": 40}
+    runs = 8
     compare(settings(tmp_path / "whole", text, **asked), "uninterrupted")
     whole, out = by_place(tmp_path / "whole"), tmp_path / "run"
     command = words(out, text, **asked)
@@ -73,7 +74,7 @@ def test_killed_and_stopped_and_continued_it_ends_like_an_uninterrupted_one(tmp_
     code, _, _ = interrupt(command, out / "metrics.jsonl", signal.SIGKILL, after=1)
     assert code == -signal.SIGKILL
     first = ends(out)
-    assert 1 <= first < 6
+    assert 1 <= first < runs
     assert not (out / "report.html").exists()
 
     code, shown, told = interrupt(command, out / "metrics.jsonl", signal.SIGINT, after=first + 1)
@@ -81,28 +82,21 @@ def test_killed_and_stopped_and_continued_it_ends_like_an_uninterrupted_one(tmp_
     assert shown == ""
     assert told.endswith("headway: stopped; the same command continues where it was.\n")
     assert "Traceback" not in told
-    assert first < ends(out) < 6
+    second = ends(out)
+    assert first < second < runs
 
     capsys.readouterr()
     assert headway_cli.main(command) == 0
-    told = capsys.readouterr().err
-    assert told.count("validation loss") == 6 - ends_before(told)
+    assert capsys.readouterr().err.count("validation loss") == runs - second
     continued = by_place(out)
     assert continued.keys() == whole.keys()
     for place, record in whole.items():
         assert continued[place] == record, place
 
     before = contents(out)
-    assert headway_cli.main(words(out, text, **asked | {"steps": 61})) == 2
-    assert "steps was 60 and is 61" in capsys.readouterr().err
+    assert headway_cli.main(words(out, text, **asked | {"steps": 41})) == 2
+    assert "steps was 40 and is 41" in capsys.readouterr().err
     assert contents(out) == before
-
-
-def ends_before(told):
-    """How many runs were there already, by the share that the first line of progress shows."""
-    first = next(line for line in told.splitlines() if "validation loss" in line)
-    share = int(first.partition("%")[0].split()[-1])
-    return 6 - round(100 / share)
 
 
 class Disk:
@@ -136,7 +130,7 @@ def test_every_end_and_cost_is_on_the_disk(small):
     assert synced == 2 + 7 + 4 + 2
 
 
-@pytest.mark.parametrize("room", [0, 1, 2, 4, 8, 9, 11, 13, 14])
+@pytest.mark.parametrize("room", [0, 1, 8, 9, 11, 13])
 def test_a_full_disk_is_told_and_then_continued(small, tmp_path, text, capsys, monkeypatch, room):
     whole, _ = small
     out, command = tmp_path / "run", words(tmp_path / "run", text, seeds=2)
@@ -160,7 +154,6 @@ def test_a_full_disk_in_the_middle_of_a_run(small, tmp_path, text, capsys, monke
     """A line of metrics that does not fit is torn; the next start drops it."""
     whole, _ = small
     out, command = tmp_path / "run", words(tmp_path / "run", text, seeds=2)
-    (tmp_path / "blocked").mkdir()
     limit = 4_000
     opened = Path.open
 

@@ -1,5 +1,6 @@
 """The journal: it keeps what ended, drops what did not, and touches nothing that is not its own."""
 
+import fcntl
 import json
 import os
 
@@ -246,3 +247,20 @@ def test_an_earlier_comparison_without_records_is_never_removed(tmp_path):
     with pytest.raises(HeadwayError, match="again"), Journal(tmp_path / "run", HEADER):
         fail(HeadwayError("again"))
     assert (tmp_path / "run" / "settings.json").exists()
+
+
+def test_what_another_process_did_meanwhile_is_never_removed(tmp_path, monkeypatch):
+    """Another comparison comes and ends between the first look at the folder and the lock."""
+    folder, flock = tmp_path / "run", fcntl.flock
+
+    def late(handle, operation):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        with Journal(folder, HEADER) as other:
+            other.write("train", arm="vanilla", seed=0, step=1)
+        flock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(HeadwayError, match="late"), Journal(folder, HEADER):
+        fail(HeadwayError("late"))
+    assert (folder / "settings.json").exists()
+    assert (folder / "metrics.jsonl").exists()

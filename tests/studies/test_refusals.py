@@ -7,6 +7,7 @@ import pytest
 from small_comparisons import arms_file, contents, words
 
 import headway_cli
+from headway.corpora.splits import SPLITS, split_documents
 
 
 @pytest.fixture
@@ -170,14 +171,12 @@ def test_a_text_shorter_than_one_context(refused, text):
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
-def test_each_split_needs_a_window_before_any_training(refused, tmp_path, monkeypatch, split):
-    """Documents of two lengths, and the short one is put into one split after the other."""
-    texts = [f"{n} " + "long words " * 30 for n in range(2)] + ["short text"]
+def test_each_split_needs_a_window_before_any_training(refused, tmp_path, split):
+    """Three documents, one a split, as their text places them; that of `split` is short."""
+    short = split_documents([f"short {n:04}" for n in range(200)])
+    long = split_documents([f"{n:04} " + "long words " * 30 for n in range(200)])
+    texts = [(short if name == split else long)[name][0] for name in SPLITS]
     (tmp_path / "text.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in texts))
-    fractions = {"train": 0.5, "validation": 0.07, "test": 0.01}
-    others = iter(f for s, f in fractions.items() if s != split)
-    placed = {t: fractions[split] if t == "short text" else next(others) for t in texts}
-    monkeypatch.setattr("headway.corpora.splits._fraction", placed.__getitem__)
     sentence = refused(text=tmp_path / "text.jsonl")
     says(sentence, f"context=16: the {split} split has 11 tokens", "a context below 11")
 

@@ -1,5 +1,7 @@
 """How a run is optimised: the course of the learning rate, and what is decayed."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from training_models import recipe, tiny
@@ -18,7 +20,7 @@ def test_cosine_falls_from_the_peak_to_a_tenth():
     assert plan.rate(110) == pytest.approx(3.0 * 0.55)  # half way: the mean of peak and end
     assert plan.rate(200) == pytest.approx(0.3)
     rates = [plan.rate(i) for i in range(20, 201)]
-    assert all(later < earlier for earlier, later in zip(rates, rates[1:], strict=False))
+    assert all(later < earlier for earlier, later in pairwise(rates))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 9])

@@ -44,6 +44,33 @@ def test_the_first_loss_is_that_of_the_untrained_model():
     assert steps(tiny(), steps=1)[0].loss == pytest.approx(expected, rel=1e-6)
 
 
+def test_the_run_is_the_plain_loop_written_out():
+    trained, model, data, plan = tiny(), tiny(), counting_windows(), recipe(weight_decay=0.3)
+    found = [s.loss for s in train(trained, data, plan, "float32", False)]
+    matrices = [p for p in model.parameters() if p.dim() == 2]
+    vectors = [p for p in model.parameters() if p.dim() == 1]
+    adam = [
+        torch.optim.AdamW(matrices, betas=(0.9, 0.95), weight_decay=0.3),
+        torch.optim.AdamW(vectors, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+    expected = []
+    for i in range(plan.steps):
+        windows = data.batch(i)
+        logits = model(windows[:, :-1]).logits
+        loss = F.cross_entropy(logits.reshape(-1, 11), windows[:, 1:].reshape(-1))
+        expected.append(loss.item())
+        gradients = torch.autograd.grad(loss, [*matrices, *vectors])
+        norm = torch.cat([g.flatten() for g in gradients]).norm()
+        for parameter, gradient in zip([*matrices, *vectors], gradients, strict=True):
+            parameter.grad = gradient * min(1.0, 1.0 / norm)
+        for optimiser in adam:
+            optimiser.param_groups[0]["lr"] = plan.rate(i)
+            optimiser.step()
+    assert found == pytest.approx(expected, rel=1e-4)
+    for one, other in zip(trained.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
 def test_losses_by_token_have_the_shape_of_the_targets():
     windows = counting_windows().batch(0)
     losses = next_token_loss(tiny(), windows)
@@ -86,14 +113,13 @@ def test_a_broken_weight_diverges_before_the_step_is_taken():
 
 
 def test_a_finite_run_yields_all_steps_before_it_diverges():
-    model, seen = tiny(), []
+    model = tiny()
+    run = train(model, counting_windows(), recipe(), "float32", False)
+    seen = [next(run) for _ in range(4)]
+    with torch.no_grad():
+        model.model.embed_tokens.weight[:] = float("inf")
     with pytest.raises(Divergence) as caught:
-        for step in train(model, counting_windows(), recipe(), "float32", False):
-            seen.append(step)
-            if step.number == 4:
-                with torch.no_grad():
-                    model.model.embed_tokens.weight[:] = float("inf")
-    assert [s.number for s in seen] == [1, 2, 3, 4]
+        next(run)
     assert all(math.isfinite(s.loss) for s in seen)
     assert caught.value.step == 5
 
