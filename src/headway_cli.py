@@ -135,8 +135,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words == ["--version"]:
         print(f"headway {__version__}")
         return 0
-    # Threads that spin while they wait starve each other where cores are shared: measured with a
-    # busy neighbour on 2 cores, a step took 15 times as long. Read by OpenMP when torch is imported.
+    # Threads that spin while they wait starve each other where cores are shared: with a busy
+    # neighbour on 2 cores a step took 15 times as long. OpenMP reads this when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     before = signal.signal(signal.SIGTERM, _terminate)
     try:

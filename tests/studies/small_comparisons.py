@@ -22,6 +22,9 @@ SIZES: dict[str, Any] = {
     "num_attention_heads": 2,
     "evaluations": 2,
     "validation_tokens": 64,
+    "initializer_range": 0.1,
+    "learning_rate": 4e-3,
+    "weight_decay": 0.1,
     "device": "cpu",
 }
 TIMINGS = ("seconds", "tokens_per_second", "step_seconds", "step_ratios")

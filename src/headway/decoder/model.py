@@ -174,7 +174,7 @@ class HeadwayModel(HeadwayPreTrainedModel):
         return_dict: bool | None = None,
         probe: Probe | None = None,
         **kwargs: Any,
-    ) -> BaseModelOutputWithPast:
+    ) -> BaseModelOutputWithPast | tuple[Any, ...]:
         """Run all layers.
 
         Args:
@@ -217,11 +217,12 @@ class HeadwayModel(HeadwayPreTrainedModel):
         hidden = depth.read(self.final_read)
         if self.final_mix is not None:
             hidden = self.final_mix(cast(tuple[Tensor, ...], depth.outputs))
-        return BaseModelOutputWithPast(
+        result = BaseModelOutputWithPast(
             last_hidden_state=self.norm(hidden),
             past_key_values=cache,
             hidden_states=cast(Any, depth.outputs if output_hidden_states else None),
         )
+        return result.to_tuple() if return_dict is False else result
 
     def _cache(self, given: Any, use_cache: bool | None) -> HeadwayCache | None:
         if given is not None and not isinstance(given, HeadwayCache):

@@ -1,7 +1,7 @@
 """The mechanisms: one file each, a frozen dataclass to write and the module that it builds."""
 
 from headway.mechanisms.attention_residual import AttentionResidual
-from headway.mechanisms.base import Dims, Mechanism, MechanismModule, Place
+from headway.mechanisms.base import Dims, Mechanism, MechanismModule, Place, fill, parameter
 from headway.mechanisms.compose import AttentionMechanisms, build_mechanisms, check_list
 from headway.mechanisms.context import QKV, Context, Streams
 from headway.mechanisms.kv_shift import KVShift
@@ -14,7 +14,7 @@ from headway.mechanisms.selective_attention import SelectiveAttention
 from headway.mechanisms.short_conv import ShortConv
 from headway.mechanisms.sink_logit import SinkLogit
 from headway.mechanisms.smeared_key import SmearedKey
-from headway.mechanisms.state import DecodeState
+from headway.mechanisms.state import DecodeState, rows_before
 
 __all__ = [
     "QKV",
@@ -39,4 +39,7 @@ __all__ = [
     "Streams",
     "build_mechanisms",
     "check_list",
+    "fill",
+    "parameter",
+    "rows_before",
 ]

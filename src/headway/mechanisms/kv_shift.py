@@ -84,6 +84,9 @@ class KVShiftModule(MechanismModule):
             free = torch.rand(*like.shape[:-1], window, device=like.device)
             if self.spec.constraint == "sigmoid":
                 return free.logit(eps=1e-6) if window == 1 else free.log()
+            if self.spec.constraint == "clamp" and window > 1:
+                # The paper's last tap can start below zero, where a clamp has no gradient.
+                free = free / window
             return torch.cat([free, 1 - free.sum(-1, keepdim=True)], dim=-1)
         current = 1 if self.spec.init == "induction" and target == "key" else 0
         taps[..., current] = 1

@@ -30,7 +30,8 @@ class LayerShortcut(Mechanism):
         features: 'mlp' one two-layer perceptron a tap, 'shared_mlp' one for all, 'none'.
         width: hidden width of the perceptron.
         reach: 'context' all earlier positions of every tap; 'token' the same position only.
-        mode: 'replace' the last layer's self-attention (paper), or 'add' to it.
+        mode: 'replace' the last layer's self-attention (paper), and with it what other mechanisms
+            do there, or 'add' to it.
         init: 'paper' draws all matrices as the host does; 'identity' starts the output projection
             at zero, which with mode='add' is exactly the plain model.
     """

@@ -18,7 +18,8 @@ class ScalarMix(Mechanism):
     """`y = sum_l w_l x_l` over layer outputs, the 'connect to last' ablation of DenseFormer.
 
     Attributes:
-        taps: 'all' earlier outputs (0 is the embedding) or a list; the last output always counts.
+        taps: 'all' layers before the last, or a list, in which 0 is the embedding; the last output
+            always counts.
         init: 'paper' 1 for the last output and 1e-4 for the others; 'identity' 1 and 0.
     """
 

@@ -22,7 +22,8 @@ class SinkLogit(Mechanism):
 
     Attributes:
         learned: a learned logit a head (gpt-oss), or fixed at 0, the softmax-off-by-one.
-        init: 'zero', or 'identity': a logit of -30, whose share float32 rounds away.
+        init: 'zero', or 'identity': a logit of -30, whose share float32 rounds away wherever a
+            row's log-sum-exp is above -13.
     """
 
     name = "sink_logit"

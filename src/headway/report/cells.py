@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from headway.report import words
+from headway.report.arm_summary import ArmSummary
 from headway.report.statistics import CONFIDENCE
-from headway.report.summary import ArmSummary, Summary
+from headway.report.summary import Summary
 
 NEVER = "not reached"
 

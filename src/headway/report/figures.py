@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from headway.report import curves
+from headway.report.arm_summary import ArmSummary
 from headway.report.curves import Band
 from headway.report.results import Results
 from headway.report.statistics import CONFIDENCE
 from headway.report.style import ArmStyle, arm_styles, label, layout, tick_label
-from headway.report.summary import ArmSummary, Summary
+from headway.report.summary import Summary
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure

@@ -1,17 +1,14 @@
 """What a comparison says, in a few sentences: which arm helped, by how much, how sure."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from headway.report import words
+from headway.report.arm_summary import ArmSummary
 from headway.report.results import BASELINE
 from headway.report.statistics import BETTER, CONFIDENCE, NOT_AFTER_HOLM, TOO_FEW, WORSE
 
-if TYPE_CHECKING:
-    from headway.report.summary import ArmSummary
 
-
-def headline(arms: Mapping[str, "ArmSummary"]) -> str:
+def headline(arms: Mapping[str, ArmSummary]) -> str:
     """The sentence that stands above everything else."""
     compared = [arm for name, arm in arms.items() if name != BASELINE]
     if not compared:
@@ -26,7 +23,7 @@ def headline(arms: Mapping[str, "ArmSummary"]) -> str:
     return f"{best['arm']} lowers the validation loss by {effect(best)}{sooner(best)}."
 
 
-def remarks(arms: Mapping[str, "ArmSummary"]) -> list[str]:
+def remarks(arms: Mapping[str, ArmSummary]) -> list[str]:
     """The sentences that belong beside the headline: the other arms and the runs left out."""
     compared = [arm for name, arm in arms.items() if name != BASELINE]
     told = [
@@ -39,13 +36,13 @@ def remarks(arms: Mapping[str, "ArmSummary"]) -> list[str]:
     return [sentence for sentence in told if sentence]
 
 
-def ranked(compared: list["ArmSummary"]) -> list["ArmSummary"]:
+def ranked(compared: list[ArmSummary]) -> list[ArmSummary]:
     """The arms that are better than vanilla, the best first."""
     better = (arm for arm in compared if arm["verdict"] == BETTER)
     return sorted(better, key=lambda arm: arm["difference_mean"] or 0.0)
 
 
-def effect(arm: "ArmSummary") -> str:
+def effect(arm: ArmSummary) -> str:
     """Size and certainty of an arm's difference, the size without its sign."""
     bounds = sorted(abs(arm[key] or 0.0) for key in ("difference_low", "difference_high"))
     return (
@@ -61,17 +58,17 @@ def equals(shown: str) -> str:
     return shown if shown.startswith("<") else f"= {shown}"
 
 
-def also_better(others: list["ArmSummary"]) -> str:
+def also_better(others: list[ArmSummary]) -> str:
     """The sentence about the better arms after the best one."""
     return f"Also better than vanilla: {each_by(others)}." if others else ""
 
 
-def each_by(arms: list["ArmSummary"]) -> str:
+def each_by(arms: list[ArmSummary]) -> str:
     """Arms with the size and certainty of their difference."""
     return listed([f"{arm['arm']} by {effect(arm)}" for arm in arms])
 
 
-def sooner(arm: "ArmSummary") -> str:
+def sooner(arm: ArmSummary) -> str:
     """How much sooner an arm reaches vanilla's final loss; empty where it does not."""
     ratio = arm["tokens_ratio"]
     if ratio is None or ratio >= 1:
@@ -79,13 +76,13 @@ def sooner(arm: "ArmSummary") -> str:
     return f" and reaches vanilla's final loss with {100 * ratio:.0f}% of its tokens"
 
 
-def harmed(compared: list["ArmSummary"]) -> str:
+def harmed(compared: list[ArmSummary]) -> str:
     """The sentence about the arms that are worse than vanilla."""
     worse = [arm for arm in compared if arm["verdict"] == WORSE]
     return f"Worse than vanilla: {each_by(worse)}." if worse else ""
 
 
-def almost(arms: list["ArmSummary"]) -> str:
+def almost(arms: list[ArmSummary]) -> str:
     """The sentence about the arms whose interval excludes zero but not after the correction."""
     if not arms:
         return ""
@@ -93,12 +90,12 @@ def almost(arms: list["ArmSummary"]) -> str:
     return f"Not separable from vanilla once corrected for the number of arms: {names}."
 
 
-def too_few(arms: list["ArmSummary"]) -> str:
+def too_few(arms: list[ArmSummary]) -> str:
     """The sentence about the arms that could not be tested."""
     return f"Too few finished seeds to judge: {listed([a['arm'] for a in arms])}." if arms else ""
 
 
-def lost_runs(arms: Mapping[str, "ArmSummary"]) -> str:
+def lost_runs(arms: Mapping[str, ArmSummary]) -> str:
     """The sentence about runs that take no part."""
     diverged = sum(len(arm["diverged"]) for arm in arms.values())
     pending = sum(arm["unfinished"] or 0 for arm in arms.values())
@@ -116,7 +113,7 @@ def runs(number: int) -> str:
     return f"{number} run" if number == 1 else f"{number} runs"
 
 
-def tried(tested: list["ArmSummary"]) -> str:
+def tried(tested: list[ArmSummary]) -> str:
     """How many arms were tested with how many seeds."""
     seeds = sorted({len(arm["seed_differences"]) for arm in tested})
     shown = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
