@@ -135,9 +135,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words == ["--version"]:
         print(f"headway {__version__}")
         return 0
-    # Threads that spin while they wait starve each other where cores are shared: with a busy
-    # neighbour on 2 cores a step took 15 times as long. OpenMP reads this when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that wait by spinning starve each other where cores are shared (with a busy neighbour
+    # on 2 cores a step took 15 times as long), and threads that sleep at once wake too late for
+    # small operators (twice as long). OpenMP reads this when torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         return _perform(_parse(words), shlex.join(["headway", *words]))
