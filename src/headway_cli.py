@@ -45,7 +45,8 @@ REPORT = """\
 Draw the table and the page again from the results of an earlier comparison.
 
 examples:
-  headway report runs/wiki"""
+  headway report runs/wiki
+  headway report runs/wiki --format markdown"""
 
 
 class _Terminated(KeyboardInterrupt):
@@ -90,24 +91,27 @@ def _compare(settings: CompareSettings, command: str) -> None:
     from headway.studies.compare import compare
 
     compare(settings, command)
-    _report(settings.out, settings.json)
+    _report(settings.out, "json" if settings.json else "table")
 
 
-def _report(folder: Path, as_json: bool) -> None:
+def _report(folder: Path, form: str) -> None:
     from rich.console import Console
 
     from headway.report.page import write_report
     from headway.report.summary import summarise, write_summary
-    from headway.report.tables import print_tables
+    from headway.report.tables import markdown, print_tables
 
     summary = summarise(folder)
     write_summary(folder, summary)
     page = write_report(folder)
-    if as_json:
-        print(json.dumps(summary, indent=1))
-        return
-    print_tables(summary, Console())
-    print(f"\nThe page: {page}")
+    match form:
+        case "json":
+            print(json.dumps(summary, indent=1))
+        case "markdown":
+            print(markdown(summary), end="")
+        case _:
+            print_tables(summary, Console())
+            print(f"\nThe page: {page}")
 
 
 def _perform(settings: CompareSettings | ReportSettings, command: str) -> int:
@@ -118,7 +122,7 @@ def _perform(settings: CompareSettings | ReportSettings, command: str) -> int:
             case CompareSettings():
                 _compare(settings, command)
             case ReportSettings():
-                _report(settings.folder, settings.json)
+                _report(settings.folder, settings.format)
     except HeadwayError as refusal:
         return _refuse(str(refusal))
     return 0

@@ -85,5 +85,5 @@ class ReportSettings:
 
     folder: Path
     """The folder that `headway compare --out` wrote."""
-    json: bool = False
-    """Print the summary as JSON on standard output instead of tables."""
+    format: Literal["table", "markdown", "json"] = "table"
+    """What to print on standard output."""

@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 
 from headway.report import words
+from headway.report.cells import main_table
 from headway.report.summary import Summary, summarise
-from headway.report.tables import markdown_table, print_tables
+from headway.report.tables import markdown, markdown_table, print_tables
 
 
 @pytest.fixture(scope="module")
@@ -63,17 +64,19 @@ def test_markup_in_a_name_is_text(make_results: Callable[..., Path]) -> None:
 
 
 def test_markdown_table(summary: Summary, make_results: Callable[..., Path]) -> None:
-    lines = markdown_table(summary).splitlines()
+    lines = markdown_table(main_table(summary)).splitlines()
     assert len(lines) == 2 + len(summary["arms"])
     assert {line.count("|") for line in lines} == {9}
     assert lines[3].startswith("| kv_shift |")
     assert "| better |" in lines[3]
     strange = summarise(make_results(arms=("vanilla", "a|<b>"), effects={}, seeds=2))
-    assert markdown_table(strange).splitlines()[3].startswith("| a\\|&lt;b> |")
+    assert markdown_table(main_table(strange)).splitlines()[3].startswith("| a\\|&lt;b> |")
 
 
 def test_arm_that_never_gets_there_says_so(summary: Summary) -> None:
-    line = next(row for row in markdown_table(summary).splitlines() if "| selective |" in row)
+    line = next(
+        row for row in markdown_table(main_table(summary)).splitlines() if "| selective |" in row
+    )
     assert line.endswith("| not reached |")
 
 
@@ -100,3 +103,10 @@ def test_arm_that_never_gets_there_says_so(summary: Summary) -> None:
 )
 def test_words(shown: str, expected: str) -> None:
     assert shown == expected
+
+
+def test_markdown_holds_the_command_the_headline_and_every_table(summary: Summary) -> None:
+    text = markdown(summary)
+    assert text.startswith(f"```console\n$ {summary['command']}\n```\n")
+    assert sum(line.startswith("| --- |") for line in text.splitlines()) == 3
+    assert "Cost of one training step:" in text

@@ -19,7 +19,7 @@ STYLES = {BETTER: "green", WORSE: "red"}
 
 def print_tables(summary: Summary, console: "Console") -> None:
     """Print the headline and the tables: boxes on a terminal, aligned plain lines elsewhere."""
-    tables = (main_table(summary), context_table(summary), cost_table(summary))
+    tables = all_tables(summary)
     sentences = " ".join([summary["headline"], *summary["remarks"]])
     if console.is_terminal:
         console.print(sentences, markup=False, highlight=False)
@@ -32,6 +32,11 @@ def print_tables(summary: Summary, console: "Console") -> None:
         lines += ["", f"{table.title}:", *plain_lines(table)]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def all_tables(summary: Summary) -> tuple[Table, ...]:
+    """Losses and cost, certainty and in-context learning, cost in full."""
+    return main_table(summary), context_table(summary), cost_table(summary)
 
 
 def plain_lines(table: Table) -> list[str]:
@@ -72,9 +77,21 @@ def narrow(cell: str, width: int) -> str:
     return "\n".join(lines + ([f"[{interval}"] if bracket else []))
 
 
-def markdown_table(summary: Summary) -> str:
-    """The main table in Markdown, for documentation."""
-    table = main_table(summary)
+def markdown(summary: Summary) -> str:
+    """The command, the machine, the headline and all tables in Markdown, for documentation."""
+    versions = ", ".join(f"{name} {number}" for name, number in summary["versions"].items())
+    sentences = " ".join([summary["headline"], *summary["remarks"]])
+    parts = [
+        f"```console\n$ {summary['command']}\n```",
+        f"{escaped(summary['device'])}; {escaped(versions)}",
+        f"> {escaped(sentences)}",
+        *(f"{escaped(table.title)}:\n\n{markdown_table(table)}" for table in all_tables(summary)),
+    ]
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+def markdown_table(table: Table) -> str:
+    """One table in Markdown."""
     lines = [table.columns, ("---",) * len(table.columns), *table.rows]
     return "".join(f"| {' | '.join(escaped(cell) for cell in line)} |\n" for line in lines)
 
