@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -42,15 +43,14 @@ class Journal:
         self._records: list[dict[str, Any]] = []
         self._lock = _lock(folder)
         self._new = not self._settings.exists()
-        try:
+        with ExitStack() as undo:
+            undo.push(lambda kind, error, trace: self._leave(error))
             self._open_settings(header)
             self._records = self._kept_records()
             body = "".join(json.dumps(r) + "\n" for r in self._records)
             write_atomically(self._metrics, body)
-        except BaseException as error:
-            self._leave(error)
-            raise
-        self._file = self._metrics.open("a", encoding="utf-8")
+            self._file = self._metrics.open("a", encoding="utf-8")
+            undo.pop_all()
 
     def __enter__(self) -> Journal:
         return self
