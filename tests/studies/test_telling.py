@@ -88,7 +88,7 @@ def test_the_report_of_a_folder_is_the_same_again(tmp_path, text, capsys):
     assert headway_cli.main(words(out, text, steps=2)) == 0
     capsys.readouterr()
     before = contents(out)
-    assert headway_cli.main(["report", str(out), "--json"]) == 0
+    assert headway_cli.main(["report", str(out), "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["arms"].keys() == {"vanilla", "kv_shift"}
     assert contents(out)["metrics.jsonl"] == before["metrics.jsonl"]
     assert contents(out)["summary.json"] == before["summary.json"]
