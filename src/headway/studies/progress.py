@@ -24,11 +24,10 @@ class Progress:
 
         self.console = Console(stderr=True)
         self._bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=8),
             TextColumn("{task.percentage:>3.0f} %"),
-            TextColumn("left"),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            TextColumn("left | {task.description}"),
             console=self.console,
             disable=not self.console.is_terminal,
         )
@@ -52,7 +51,7 @@ class Progress:
         """One more optimiser step of a run."""
         self._done += 1
         text = (
-            f"{arm}, seed {seed}, step {step.number}/{steps}, loss {step.loss:.3f}, "
+            f"{arm} seed {seed} step {step.number}/{steps} loss {step.loss:.3f} "
             f"{step.tokens_per_second:,.0f} tokens/s"
         )
         self._bar.update(self._task, completed=self._done, description=text)
