@@ -54,14 +54,15 @@ class Terminal(io.StringIO):
 @pytest.mark.parametrize("colour", [True, False])
 def test_a_terminal_gets_a_live_line(tmp_path, text, monkeypatch, colour):
     screen = Terminal()
-    for name, value in {"TERM": "xterm-256color", "COLUMNS": "120", "NO_COLOR": "1"}.items():
+    for name, value in {"TERM": "xterm-256color", "COLUMNS": "80", "NO_COLOR": "1"}.items():
         monkeypatch.setenv(name, value)
     if colour:
         monkeypatch.delenv("NO_COLOR")
     monkeypatch.setattr("sys.stderr", screen)
     compare(settings(tmp_path / "run", text, "vanilla"), "live")
     shown = screen.getvalue()
-    assert re.search(r"vanilla, seed 0, step \d/6, loss \d\.\d{3}, [\d,]+ tokens/s", shown)
+    plain = re.sub(r"\x1b\[[\d;?]*\w", "", shown)
+    assert re.search(r"left \| vanilla seed 0 step \d/6 loss \d\.\d{3} [\d,]+ tokens/s", plain)
     assert "100 %" in shown
     assert "\r" in shown or "\x1b[2K" in shown
     coloured = re.search(r"\x1b\[[\d;]*[34]\dm|\x1b\[[\d;]*38;", shown) is not None
