@@ -7,10 +7,7 @@ from torch import LongTensor, Tensor
 from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
 
 from headway.errors import HeadwayError
-from headway.mechanisms.base import Mechanism
-from headway.mechanisms.layer_shortcut import LayerShortcut
 from headway.mechanisms.state import DecodeState
-from headway.mechanisms.taps import tap_indices
 
 
 class GrowingLayer(DynamicLayer):
@@ -88,7 +85,7 @@ class HeadwayCache(Cache):
     """Cache of a `HeadwayModel`, for `generate` and for decoding by hand.
 
     Beside a layer's keys and values it holds the raw last rows that KV shift and short
-    convolutions need, and one more layer a tap of a layer shortcut.
+    convolutions need, and the layers that mechanisms fill themselves.
 
     Args:
         config: the model's configuration.
@@ -108,7 +105,8 @@ class HeadwayCache(Cache):
                 "cache_implementation: 'offloaded' moves layers between a GPU and the CPU, and "
                 "there is no GPU; accepted here are dynamic and static"
             )
-        slots = config.num_hidden_layers + _extra_slots(config.mechanism_list(), config)
+        own = [s for m in config.mechanism_list() for s in m.cache_slots(config.dims())]
+        slots = 1 + max([config.num_hidden_layers - 1, *own])
         if max_cache_len is None:
             layers: list[Any] = [GrowingLayer() for _ in range(slots)]
         else:
@@ -121,12 +119,3 @@ class HeadwayCache(Cache):
         layer = self.layers[layer_idx]
         assert isinstance(layer, GrowingLayer | FixedLayer)
         return layer.state
-
-
-def _extra_slots(mechanisms: list[Mechanism], config: Any) -> int:
-    extra = 0
-    for mechanism in mechanisms:
-        if isinstance(mechanism, LayerShortcut) and mechanism.reach == "context":
-            taps = len(tap_indices(mechanism.taps, config.dims()))
-            extra += taps - (mechanism.mode == "replace")
-    return extra

@@ -148,6 +148,10 @@ class Mechanism:
             return "it is written twice; write it once with all its options"
         return None
 
+    def cache_slots(self, dims: Dims) -> tuple[int, ...]:
+        """Cache layers that it fills itself; numbers from num_hidden_layers on are new layers."""
+        return ()
+
     def build(self, dims: Dims, layer_idx: int) -> nn.Module | None:
         """The module for layer `layer_idx`, or None where there is nothing to do in that layer."""
         raise HeadwayError(f"mechanism: {type(self).__name__} has no build method")

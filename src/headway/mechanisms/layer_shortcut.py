@@ -54,6 +54,13 @@ class LayerShortcut(Mechanism):
                 "in a model of 1 layer; accepted are reach='context', mode='add', or more layers"
             )
 
+    def cache_slots(self, dims: Dims) -> tuple[int, ...]:
+        """One a tap; the first takes the slot of a self-attention that is replaced."""
+        if self.reach == "token":
+            return ()
+        first = dims.num_hidden_layers - (self.mode == "replace")
+        return tuple(range(first, first + len(tap_indices(self.taps, dims))))
+
     def build(self, dims: Dims, layer_idx: int) -> nn.Module | None:
         return ShortcutAttention(self, dims) if layer_idx == dims.num_hidden_layers - 1 else None
 
@@ -65,10 +72,7 @@ class ShortcutAttention(Learned):
         super().__init__()
         self.spec, self.head_dim = spec, dims.head_dim
         self.taps = tap_indices(spec.taps, dims)
-        # The first tap takes the cache slot of the self-attention that it replaces.
-        first = dims.num_hidden_layers - 1
-        own = [first] if spec.mode == "replace" else []
-        self.slots = (own + list(range(first + 1, first + 1 + len(self.taps))))[: len(self.taps)]
+        self.slots = spec.cache_slots(dims)
         inner, outer = dims.num_attention_heads, dims.num_key_value_heads
         self.q_proj = nn.Linear(dims.hidden_size, inner * dims.head_dim, bias=False)
         self.k_proj = nn.Linear(dims.hidden_size, outer * dims.head_dim, bias=False)

@@ -87,11 +87,6 @@ class DecodeState:
         else:
             self.rows.clear()
 
-    def to(self, device: torch.device | str) -> None:
-        """Move the rows (offloading)."""
-        for name, held in self.rows.items():
-            self.rows[name] = held.to(device, non_blocking=True)
-
 
 def rows_before(state: DecodeState | None, name: str, x: Tensor, count: int) -> Tensor:
     """`state.before`, or zeros where nothing is carried (training, whole sequences)."""

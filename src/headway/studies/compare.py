@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -44,12 +45,17 @@ class Bench:
     device: torch.device
     recipe: Recipe
 
+    @cached_property
+    def token_counts(self) -> Tensor:
+        """`(V,)`, how often each token occurs in the training split."""
+        counts = np.bincount(self.corpus.train, minlength=self.corpus.vocab_size)
+        return torch.from_numpy(counts)
+
     def model(self, arm: str, seed: int) -> HeadwayForCausalLM:
         """A freshly drawn model of an arm."""
         model = HeadwayForCausalLM(self.configs[arm])
         seed_weights(model, seed)
-        counts = np.bincount(self.corpus.train, minlength=self.corpus.vocab_size)
-        model.model.set_token_counts(torch.from_numpy(counts))
+        model.model.set_token_counts(self.token_counts)
         placed: HeadwayForCausalLM = torch.nn.Module.to(model, self.device)
         return placed
 
@@ -236,9 +242,7 @@ def _one_step(bench: Bench, arm: str) -> tuple[HeadwayForCausalLM, Callable[[], 
         with precision(bench.device, bench.settings.dtype):
             loss = loss_of(model, windows).mean()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), bench.recipe.clip)
-        optimiser.step()
-        optimiser.zero_grad()
+        bench.recipe.update(model, optimiser)
 
     return model.train(), step
 

@@ -39,6 +39,12 @@ class Recipe:
             [g for g in groups if g["params"]], lr=self.learning_rate, betas=(0.9, 0.95)
         )
 
+    def update(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+        """Clip the gradients, take the step and clear them."""
+        torch.nn.utils.clip_grad_norm_(model.parameters(), self.clip)
+        optimiser.step()
+        optimiser.zero_grad()
+
     def rate(self, step: int) -> float:
         """Learning rate of step `step`, counted from 0."""
         warm = max(1, self.steps // 10)

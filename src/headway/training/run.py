@@ -94,9 +94,7 @@ def train(
         value = loss.item()
         if not torch.isfinite(loss):
             raise Divergence(number)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-        optimiser.step()
-        optimiser.zero_grad()
+        recipe.update(model, optimiser)
         tokens += windows[:, 1:].numel()
         seconds += time.perf_counter() - started
         yield Step(number, tokens, value, rate, tokens / seconds)
