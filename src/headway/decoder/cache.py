@@ -1,25 +1,38 @@
 """Keys and values of earlier tokens, and what the mechanisms carry beside them."""
 
-from typing import Any
+from functools import cache as memoized
+from typing import Any, cast
 
 import torch
 from torch import LongTensor, Tensor
-from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
+from transformers.cache_utils import (
+    Cache,
+    CacheLayerMixin,
+    DynamicCache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    StaticCache,
+    StaticLayer,
+    StaticSlidingWindowLayer,
+)
 
 from headway.errors import HeadwayError
+from headway.mechanisms.sizes import dims_of, mechanisms_of
 from headway.mechanisms.state import DecodeState
 
+LAYER_KINDS = (DynamicLayer, DynamicSlidingWindowLayer, StaticLayer, StaticSlidingWindowLayer)
 
-class GrowingLayer(DynamicLayer):
-    """A layer of a growing cache, with a decode state."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.state = DecodeState()
+class WithState(CacheLayerMixin):
+    """Added to one of transformers' cache layers: the decode state follows keys and values."""
+
+    state: DecodeState
 
     def activate_past_recording(self) -> None:
         """Keep all raw rows until the next crop, so that it can go back."""
         self.state.record = True
+        if hasattr(super(), "activate_past_recording"):
+            cast(Any, super()).activate_past_recording()
 
     def crop(self, tokens_to_remove: int) -> None:
         """Remove the last tokens (`-n`).
@@ -27,9 +40,16 @@ class GrowingLayer(DynamicLayer):
         Raises:
             HeadwayError: the mechanisms' rows before them are gone.
         """
+        if isinstance(self, StaticLayer):
+            if tokens_to_remove:
+                raise HeadwayError(
+                    f"crop: {abs(tokens_to_remove)} tokens cannot be taken back from a static "
+                    "cache; use the dynamic cache"
+                )
+            return
         self.state.crop(abs(tokens_to_remove))
-        if self.is_initialized and tokens_to_remove:
-            super().crop(tokens_to_remove)
+        if self.is_initialized:
+            cast(Any, super()).crop(tokens_to_remove)
 
     def reorder_cache(self, beam_idx: LongTensor) -> None:
         """Follow the beams."""
@@ -38,54 +58,35 @@ class GrowingLayer(DynamicLayer):
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat each row of the batch."""
-        super().batch_repeat_interleave(repeats)
+        cast(Any, super()).batch_repeat_interleave(repeats)
         self.state.repeat(repeats)
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep some rows of the batch."""
-        super().batch_select_indices(indices)
+        cast(Any, super()).batch_select_indices(indices)
         self.state.select(indices)
 
     def reset(self) -> None:
-        """Forget everything."""
-        self.keys = self.values = None
-        self.is_initialized = False
-        self.state.reset()
-
-
-class FixedLayer(StaticLayer):
-    """A layer of a cache of fixed size (compiled decoding), with a decode state."""
-
-    is_croppable = False
-
-    def __init__(self, max_cache_len: int, **kwargs: Any) -> None:
-        super().__init__(max_cache_len=max_cache_len, **kwargs)
-        self.state = DecodeState(static=True)
-
-    def crop(self, tokens_to_remove: int) -> None:
-        """Refused: a fixed cache keeps no rows to go back to."""
-        if tokens_to_remove:
-            raise HeadwayError(
-                f"crop: {abs(tokens_to_remove)} tokens cannot be taken back from a static cache; "
-                "use the dynamic cache"
-            )
-
-    def reorder_cache(self, beam_idx: LongTensor) -> None:
-        """Follow the beams."""
-        super().reorder_cache(beam_idx)
-        self.state.select(beam_idx)
-
-    def reset(self) -> None:
-        """Forget everything, in place."""
+        """Forget everything; a static layer in place."""
+        if isinstance(self, DynamicLayer):
+            self.keys = self.values = None
+            self.is_initialized = False
         super().reset()
         self.state.reset()
 
 
+@memoized
+def _with_state(kind: type) -> type:
+    body = {"is_croppable": False} if issubclass(kind, StaticLayer) else {}
+    return type(kind.__name__, (WithState, kind), body)
+
+
 class HeadwayCache(Cache):
-    """Cache of a `HeadwayModel`, for `generate` and for decoding by hand.
+    """Cache of a `HeadwayModel` or of a model with attached mechanisms.
 
     Beside a layer's keys and values it holds the raw last rows that KV shift and short
-    convolutions need, and the layers that mechanisms fill themselves.
+    convolutions need, and the layers that mechanisms fill themselves. Layers are of the kinds that
+    transformers takes for the configuration: full or sliding, growing or fixed.
 
     Args:
         config: the model's configuration.
@@ -100,22 +101,74 @@ class HeadwayCache(Cache):
     def __init__(
         self, config: Any, max_cache_len: int | None = None, offloading: bool = False
     ) -> None:
-        if offloading and not torch.cuda.is_available():
+        if offloading:
+            check_offloading("offloaded")
+        super().__init__(layers=_empty_layers(config, max_cache_len), offloading=offloading)
+        self._take_in(config, max_cache_len)
+
+    @staticmethod
+    def adopt(given: Any, config: Any) -> "HeadwayCache":
+        """Make one of transformers' caches a `HeadwayCache`, in place, as others may hold it.
+
+        Raises:
+            HeadwayError: it holds tokens already, or layers of a kind that is not known here.
+        """
+        if isinstance(given, HeadwayCache):
+            return given
+        if not isinstance(given, Cache):
             raise HeadwayError(
-                "cache_implementation: 'offloaded' moves layers between a GPU and the CPU, and "
-                "there is no GPU; accepted here are dynamic and static"
+                f"past_key_values: a {type(given).__name__} is not accepted; accepted is "
+                "headway.HeadwayCache(model.config)"
             )
-        own = [s for m in config.mechanism_list() for s in m.cache_slots(config.dims())]
-        slots = 1 + max([config.num_hidden_layers - 1, *own])
-        if max_cache_len is None:
-            layers: list[Any] = [GrowingLayer() for _ in range(slots)]
-        else:
-            layers = [FixedLayer(max_cache_len) for _ in range(slots)]
-        super().__init__(layers=layers, offloading=offloading)
+        layers: list[Any] = given.layers
+        for layer in layers:
+            if type(layer) not in LAYER_KINDS:
+                raise HeadwayError(
+                    f"past_key_values: a cache with a {type(layer).__name__} cannot hold what "
+                    "mechanisms carry; accepted are dynamic, static and sliding layers"
+                )
+        if any(layer.get_seq_length() for layer in layers):
+            raise HeadwayError(
+                f"past_key_values: a {type(given).__name__} that was filled elsewhere lacks what "
+                "mechanisms carry; accepted are an empty one and headway.HeadwayCache(model.config)"
+            )
+        fixed = [lay.max_cache_len for lay in layers if isinstance(lay, StaticLayer)]
+        length = max(fixed) if fixed else None
+        if not layers:
+            layers.extend(_empty_layers(config, None))
+            given.layer_class_to_replicate = None
+        given.__class__ = HeadwayCache
+        adopted = cast(HeadwayCache, given)
+        adopted._take_in(config, length)
+        return adopted
+
+    def _take_in(self, config: Any, max_cache_len: int | None) -> None:
+        own = [s for m in mechanisms_of(config) for s in m.cache_slots(dims_of(config))]
+        for _ in range(len(self.layers), 1 + max(own, default=0)):
+            # What a mechanism fills itself is read by the last layer, hence of its kind.
+            self.layers.append(_empty_layers(config, max_cache_len)[-1])
         self.fixed_length = max_cache_len
+        for layer in self.layers:
+            layer.__class__ = _with_state(cast(Any, type(layer)))
+            cast(Any, layer).state = DecodeState(static=max_cache_len is not None)
 
     def state(self, layer_idx: int) -> DecodeState:
         """What the mechanisms of one layer carry."""
         layer = self.layers[layer_idx]
-        assert isinstance(layer, GrowingLayer | FixedLayer)
+        assert isinstance(layer, WithState)
         return layer.state
+
+
+def check_offloading(name: str) -> None:
+    """Raise HeadwayError where there is no GPU that an offloaded cache could come back to."""
+    if not torch.cuda.is_available():
+        raise HeadwayError(
+            f"cache_implementation: {name!r} moves layers between a GPU and the CPU, and there is "
+            "no GPU; accepted here are dynamic and static"
+        )
+
+
+def _empty_layers(config: Any, max_cache_len: int | None) -> list[Any]:
+    if max_cache_len is None:
+        return list(DynamicCache(config=config).layers)
+    return list(StaticCache(config=config, max_cache_len=max_cache_len).layers)

@@ -8,6 +8,7 @@ from headway.errors import HeadwayError
 from headway.mechanisms.base import Dims, Mechanism
 from headway.mechanisms.compose import check_list
 from headway.mechanisms.fields import nearest
+from headway.mechanisms.sizes import dims_of, mechanisms_of
 
 CHOICES = {
     "position": ("rope", "learned", "alibi", "none"),
@@ -106,21 +107,11 @@ class HeadwayConfig(PreTrainedConfig):
 
     def mechanism_list(self) -> list[Mechanism]:
         """The mechanisms as objects."""
-        return [Mechanism.from_dict(m) for m in self.mechanisms or []]
+        return mechanisms_of(self)
 
     def dims(self) -> Dims:
         """What mechanisms are built for."""
-        assert self.num_key_value_heads is not None
-        assert self.head_dim is not None
-        return Dims(
-            hidden_size=self.hidden_size,
-            num_attention_heads=self.num_attention_heads,
-            num_key_value_heads=self.num_key_value_heads,
-            head_dim=self.head_dim,
-            num_hidden_layers=self.num_hidden_layers,
-            norm_eps=self.norm_eps,
-            qk_norm=self.qk_norm,
-        )
+        return dims_of(self, self.qk_norm)
 
     @property
     def attention_scale(self) -> float:

@@ -117,10 +117,13 @@ def resolve_positions(
 ) -> tuple[Tensor, bool]:
     """Positions inside the own document, and whether every row is one document from column 0.
 
+    Where both are given, a token's document starts where `position_ids` starts it or behind the
+    padding, whichever is later, so that positions that count padded columns do no harm.
+
     Args:
         columns: `(B, T)`, column of each token, earlier tokens counted.
-        attention_mask: `(B, earlier + T)` or None.
-        position_ids: `(B or 1, T)` or None; where given, it decides.
+        attention_mask: `(B, earlier + T or more)` or None.
+        position_ids: `(B or 1, T)` or None.
 
     Under `torch.compile` the values of masks are not looked at, so that nothing breaks the graph.
     """
@@ -136,14 +139,15 @@ def resolve_positions(
                 attention_mask = None
             else:
                 _refuse_holes(attention_mask)
-    if position_ids is not None:
-        positions = position_ids.to(columns.device).expand_as(columns)
-        whole = not tracing and attention_mask is None and torch.equal(positions, columns)
-        return positions, whole
-    if attention_mask is None:
-        return columns, True
-    counted = attention_mask.long().cumsum(-1) - 1
-    return counted.clamp(min=0)[:, -columns.shape[1] :], False
+    counted = None
+    if attention_mask is not None:
+        counted = (attention_mask.long().cumsum(-1) - 1).gather(1, columns).clamp(min=0)
+    if position_ids is None:
+        return (columns, True) if counted is None else (counted, False)
+    given = position_ids.to(columns.device).expand_as(columns)
+    if counted is not None:
+        return torch.minimum(given, counted), False
+    return given, not tracing and torch.equal(given, columns)
 
 
 def _check_lengths(seen: int, fixed: int | None, attention_mask: Tensor | None) -> None:

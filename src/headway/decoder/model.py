@@ -14,11 +14,13 @@ from headway.decoder.block import Block, Depth
 from headway.decoder.cache import HeadwayCache
 from headway.decoder.configuration import HeadwayConfig
 from headway.decoder.forward_pass import ForwardPass, Probe, start_pass
+from headway.decoder.generation import HeadwayGeneration
 from headway.decoder.norms import make_norm
 from headway.errors import HeadwayError
 from headway.mechanisms.attention_residual import DepthRead
 from headway.mechanisms.base import Learned, Place
 from headway.mechanisms.context import Streams
+from headway.mechanisms.frequency import standardised_log_counts
 from headway.mechanisms.scalar_mix import FinalMix
 
 
@@ -135,31 +137,15 @@ class HeadwayModel(HeadwayPreTrainedModel):
     def set_token_counts(self, counts: Tensor) -> None:
         """Give mechanisms that read token frequencies the training text's counts `(V,)`.
 
-        Stored as logarithms of count + 1, standardised over the text (each token weighs as often
-        as it occurs). Without such a mechanism nothing is stored.
+        Stored as `standardised_log_counts`. Without such a mechanism nothing is stored.
 
         Raises:
             HeadwayError: not one count a token, or the tokens that occur are equally frequent.
         """
         if self.token_log_frequency is None:
             return
-        vocabulary = self.token_log_frequency.shape
-        if counts.shape != vocabulary or bool((counts < 0).any()):
-            raise HeadwayError(
-                f"counts: shape {tuple(counts.shape)} or a negative count is not accepted; "
-                f"accepted are {vocabulary[0]} counts, one for each token of the vocabulary"
-            )
-        counts = counts.to(torch.float64)
-        logs = (counts + 1).log()
-        share = counts / counts.sum()
-        mean = (share * logs).sum()
-        spread = ((share * (logs - mean) ** 2).sum()).sqrt()
-        if not spread > 1e-9:
-            raise HeadwayError(
-                "counts: all tokens that occur are equally frequent, so that frequency tells "
-                "nothing; accepted are counts that differ"
-            )
-        self.token_log_frequency.copy_((logs - mean) / spread)
+        vocabulary = len(self.token_log_frequency)
+        self.token_log_frequency.copy_(standardised_log_counts(counts, vocabulary))
 
     def forward(
         self,
@@ -181,7 +167,8 @@ class HeadwayModel(HeadwayPreTrainedModel):
             input_ids: `(B, T)`, or give `inputs_embeds` `(B, T, hidden_size)`.
             attention_mask: `(B, earlier + T)`; padding on the left or on the right.
             position_ids: `(B, T)`, restarting at 0 with every packed document.
-            past_key_values: a `HeadwayCache`; with `use_cache` and None a new one is returned.
+            past_key_values: a `HeadwayCache`, or an empty cache of transformers, which becomes
+                one; with `use_cache` and None a new one is returned.
             output_hidden_states: also return the embedding and every layer's output.
             probe: called by every attention, see `headway.decoder.forward_pass.Probe`.
 
@@ -225,17 +212,12 @@ class HeadwayModel(HeadwayPreTrainedModel):
         return result.to_tuple() if return_dict is False else result
 
     def _cache(self, given: Any, use_cache: bool | None) -> HeadwayCache | None:
-        if given is not None and not isinstance(given, HeadwayCache):
-            raise HeadwayError(
-                f"past_key_values: a {type(given).__name__} cannot hold what mechanisms carry; "
-                "accepted is headway.HeadwayCache(model.config)"
-            )
         if self.gradient_checkpointing and self.training:
             return None
         wanted = self.config.use_cache and not self.training if use_cache is None else use_cache
         if given is None and wanted:
             return HeadwayCache(self.config)
-        return given
+        return None if given is None else HeadwayCache.adopt(given, self.config)
 
     def _log_frequency(self, input_ids: Tensor | None) -> Tensor | None:
         if self.token_log_frequency is None:
@@ -262,7 +244,7 @@ class HeadwayModel(HeadwayPreTrainedModel):
             )
 
 
-class HeadwayForCausalLM(HeadwayPreTrainedModel, GenerationMixin):
+class HeadwayForCausalLM(HeadwayGeneration, HeadwayPreTrainedModel, GenerationMixin):
     """The decoder with a language-model head, for training and `generate`."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
@@ -316,37 +298,6 @@ class HeadwayForCausalLM(HeadwayPreTrainedModel, GenerationMixin):
         )
         return result.to_tuple() if return_dict is False else result
 
-    def _prepare_cache_for_generation(
-        self,
-        generation_config: Any,
-        model_kwargs: dict[str, Any],
-        generation_mode: Any,
-        batch_size: int,
-        max_cache_length: int,
-    ) -> Any:
-        """Give `generate` a `HeadwayCache` of the kind it asks for."""
-        kind = generation_config.cache_implementation
-        if model_kwargs.get("past_key_values") is not None:
-            return cast(Any, super())._prepare_cache_for_generation(
-                generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
-            )
-        if not generation_config.use_cache:
-            return None
-        if kind not in CACHES:
-            raise HeadwayError(
-                f"cache_implementation: {kind!r} is not accepted; accepted are dynamic, static, "
-                "offloaded"
-            )
-        cache = HeadwayCache(
-            self.config,
-            max_cache_len=max_cache_length if kind == "static" else None,
-            offloading=kind == "offloaded",
-        )
-        if generation_config.is_assistant:
-            cache.activate_past_recording()
-        model_kwargs["past_key_values"] = cache
-        return None
-
     @staticmethod
     def create_masks_for_generate(**kwargs: Any) -> None:
         """Compiled decoding needs no mask: positions say who sees whom."""
@@ -354,4 +305,3 @@ class HeadwayForCausalLM(HeadwayPreTrainedModel, GenerationMixin):
 
 
 PASSED_ON = ("output_hidden_states", "output_attentions", "probe")
-CACHES = (None, "dynamic", "static", "offloaded")

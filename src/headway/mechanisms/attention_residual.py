@@ -27,6 +27,10 @@ class AttentionResidual(Mechanism):
 
     total: Literal["one", "count"] = "one"
 
+    @property
+    def starts_as_identity(self) -> bool:
+        return self.total == "count"
+
     def build(self, dims: Dims, layer_idx: int) -> nn.Module:
         return DepthRead(self, dims)
 

@@ -139,6 +139,11 @@ class Mechanism:
         """Whether it reads token frequencies."""
         return False
 
+    @property
+    def starts_as_identity(self) -> bool:
+        """Whether a fresh one leaves a model's logits as they are."""
+        return getattr(self, "init", None) == "identity"
+
     def check(self, dims: Dims) -> None:
         """Raise HeadwayError where the mechanism does not fit a model of these sizes."""
 

@@ -46,6 +46,10 @@ class LayerShortcut(Mechanism):
     mode: Literal["replace", "add"] = "replace"
     init: Literal["paper", "identity"] = "paper"
 
+    @property
+    def starts_as_identity(self) -> bool:
+        return self.init == "identity" and self.mode == "add"
+
     def check(self, dims: Dims) -> None:
         check_taps("layer_shortcut.taps", self.taps, dims)
         if (self.reach, self.mode, dims.num_hidden_layers) == ("token", "replace", 1):

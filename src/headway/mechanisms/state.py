@@ -39,12 +39,14 @@ class DecodeState:
             if self.static and not torch.compiler.is_compiling():
                 torch._dynamo.mark_static_address(self.rows[name])
         held = self.rows[name]
-        known = torch.cat([held, x.detach()], dim=-2)
         if self.static:
             earlier = held.clone()
-            held.copy_(known[..., -count:, :])
+            held.copy_(_last_rows(held, x.detach(), count))
             return earlier
-        self.rows[name] = known if self.record else known[..., -count:, :]
+        if self.record:
+            self.rows[name] = torch.cat([held, x.detach()], dim=-2)
+        else:
+            self.rows[name] = _last_rows(held, x.detach(), count)
         return held[..., -count:, :]
 
     def crop(self, tokens: int) -> None:
@@ -91,6 +93,13 @@ class DecodeState:
 def rows_before(state: DecodeState | None, name: str, x: Tensor, count: int) -> Tensor:
     """`state.before`, or zeros where nothing is carried (training, whole sequences)."""
     return _no_rows(x, count) if state is None else state.before(name, x, count)
+
+
+def _last_rows(held: Tensor, x: Tensor, count: int) -> Tensor:
+    """A copy, as a view would keep the whole prompt's projections alive."""
+    if x.shape[-2] >= count:
+        return x[..., -count:, :].clone()
+    return torch.cat([held[..., x.shape[-2] - count :, :], x], dim=-2)
 
 
 def _no_rows(x: Tensor, count: int) -> Tensor:

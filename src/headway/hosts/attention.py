@@ -1,0 +1,159 @@
+"""Attention of a host with mechanisms in it: project, prologue, rotate, attend, epilogue."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from headway.errors import HeadwayError
+from headway.hosts.host_pass import HostPass
+from headway.hosts.parts import AttentionParts
+from headway.hosts.scores import attend_with_lse
+from headway.mechanisms.compose import Norm
+from headway.mechanisms.context import QKV
+
+
+class Call(NamedTuple):
+    """What the host's layer handed to its attention, beside the hidden states."""
+
+    mask: Any
+    cache: Any
+    options: dict[str, Any]
+
+
+class HostAttention(nn.Module):
+    """Stands before a family's attention class in a class made of both; see docs/add-a-host.md.
+
+    A family overrides what differs. The defaults are those of Llama.
+    """
+
+    headway: AttentionParts
+    layer_idx: int
+    config: Any
+    scaling: float
+    head_dim: int
+    apply_rotary_pos_emb: Callable[..., tuple[Tensor, Tensor]]
+    """The family's own function, borrowed from its module."""
+    eager_attention_forward: Callable[..., tuple[Tensor, Tensor]]
+    """The family's own function, borrowed from its module."""
+
+    def project(self, hidden: Tensor) -> QKV:
+        """Raw queries `(B, H, T, D)`, keys and values `(B, G, T, D)` of `(B, T, C)`."""
+        return QKV(
+            *(split_heads(p(hidden), self.head_dim) for p in (self.q_proj, self.k_proj, self.v_proj))
+        )
+
+    def qk_norms(self) -> tuple[Norm | None, Norm | None]:
+        """The family's norms of queries and keys, on `(B, heads, T, D)`."""
+        return None, None
+
+    def rotate(self, q: Tensor, k: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+        """Position encoding of queries and keys."""
+        cos, sin = call.options["position_embeddings"]
+        return self.apply_rotary_pos_emb(q, k, cos, sin)
+
+    def output(self, merged: Tensor) -> Tensor:
+        """From `(B, T, H D)` to the update `(B, T, C)`."""
+        update: Tensor = self.o_proj(merged)
+        return update
+
+    def dropout_rate(self) -> float:
+        """On the attention weights, in training."""
+        rate: float = self.attention_dropout
+        return rate
+
+    def interface_options(self) -> dict[str, Any]:
+        """What the family passes to transformers' attention functions beside the usual."""
+        own = getattr(self, "sliding_window", getattr(self.config, "sliding_window", None))
+        return {"sliding_window": own}
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, call: Call, need_lse: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Output `(B, H, T, D)`, log-sum-exp if needed, and weights where the backend has them.
+
+        Args:
+            q: rotated, `(B, H, T, D)`.
+            k: rotated, with the cached ones, `(B, G, S, D)`.
+            v: `(B, G, S, D)`.
+            call: the layer's call.
+            need_lse: a mechanism reads the log-sum-exp.
+        """
+        dropout = self.dropout_rate() if self.training else 0.0
+        options = self.interface_options()
+        if need_lse:
+            softcap = options.get("softcap")
+            out, lse = attend_with_lse(
+                self, q, k, v, call.mask, self.scaling, dropout=dropout, softcap=softcap
+            )
+            return out, lse, None
+        interface = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, self.eager_attention_forward
+        )
+        passed = {k: v for k, v in call.options.items() if k != "position_embeddings"}
+        out, weights = interface(
+            self, q, k, v, call.mask, dropout=dropout, scaling=self.scaling, **options, **passed
+        )
+        return out.transpose(1, 2), None, weights
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Any = None,
+        past_key_values: Any = None,
+        headway: HostPass | None = None,
+        **options: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """As the family's own, with the pass of the model in `headway`.
+
+        Raises:
+            HeadwayError: called apart from the model, whose pass the mechanisms need.
+        """
+        if headway is None:
+            raise HeadwayError(
+                f"{type(self).__name__}: with mechanisms attached it is called by its model only"
+            )
+        layer_past = options.pop("layer_past", None)
+        cache = layer_past if past_key_values is None else past_key_values
+        call, parts = Call(attention_mask, cache, options), self.headway
+        if parts.replaced:
+            return self._shortcut(hidden_states, headway, call), None
+        raw = self.project(hidden_states)
+        ctx = headway.context(self.layer_idx, hidden_states, cache)
+        if parts.keep_raw:
+            headway.check_checkpointing()
+            headway.leave_raw(self.layer_idx, raw)
+        q, k, v = parts.mechanisms.prologue(raw, ctx, *self.qk_norms())
+        out, lse, weights = self._remember_and_attend(
+            q, k, v, self.layer_idx, call, parts.mechanisms.needs_lse
+        )
+        out = parts.mechanisms.epilogue(out, lse, ctx)
+        update = self.output(out.transpose(1, 2).flatten(2))
+        if parts.shortcut is not None:
+            update = update + self._shortcut(hidden_states, headway, call)
+        return update, weights
+
+    def _remember_and_attend(
+        self, q: Tensor, k: Tensor, v: Tensor, slot: int, call: Call, need_lse: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        q, k = self.rotate(q, k, call)
+        if call.cache is not None:
+            k, v = call.cache.update(k, v, slot)
+        return self.attend(q, k, v, call, need_lse)
+
+    def _shortcut(self, hidden: Tensor, headway: HostPass, call: Call) -> Tensor:
+        shortcut = self.headway.shortcut
+        assert shortcut is not None
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, slot: int) -> tuple[Tensor, Tensor]:
+            out, lse, _ = self._remember_and_attend(q, k, v, slot, call, need_lse=True)
+            assert lse is not None
+            return out, lse
+
+        return shortcut(hidden, headway.tapped, attend, self.scaling)
+
+
+def split_heads(x: Tensor, head_dim: int) -> Tensor:
+    """`(B, T, heads D)` to `(B, heads, T, D)`."""
+    return x.unflatten(-1, (-1, head_dim)).transpose(1, 2)

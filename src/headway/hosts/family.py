@@ -1,0 +1,117 @@
+"""What a family of hosts has to say, and the list of families."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from torch import nn
+
+from headway.errors import HeadwayError
+from headway.hosts.attention import HostAttention
+from headway.hosts.layer import HostLayer
+from headway.hosts.model import HostModel
+from headway.mechanisms.base import Mechanism
+
+FILES = ("llama", "gemma", "phi3", "gpt_neox", "gpt2", "opt", "bloom", "gpt_oss")
+"""One module each in this package, with a `FAMILIES` tuple."""
+
+Refusal = Callable[[Any, Mechanism], str | None]
+"""From a configuration and a mechanism to the reason why it has no place there, or None."""
+
+
+def _welcome(config: Any, mechanism: Mechanism) -> str | None:
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """How Headway meets one family of transformers' models.
+
+    Attributes:
+        name: for tables and messages.
+        model_types: transformers' `config.model_type` values.
+        attention: mixin for the attention class.
+        layer: mixin for the layer class.
+        model: mixin for the class of the stack.
+        stack: path from the model with a head to the stack of layers.
+        layers: name of the list of layers in the stack.
+        attention_name: name of the attention in a layer.
+        qk_norm: whether queries and keys are normed per head.
+        always_layer: swap the layer class even where no mechanism reads over depth.
+        refuses: why a mechanism has no place there.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    attention: type[HostAttention]
+    layer: type[HostLayer]
+    model: type[HostModel] = HostModel
+    stack: str = "model"
+    layers: str = "layers"
+    attention_name: str = "self_attn"
+    qk_norm: bool = False
+    always_layer: bool = False
+    refuses: Refusal = _welcome
+
+    def check(self, config: Any, mechanisms: Sequence[Mechanism]) -> None:
+        """Raise HeadwayError where a mechanism has no place in this family."""
+        for mechanism in mechanisms:
+            reason = self.refuses(config, mechanism)
+            if reason:
+                raise HeadwayError(
+                    f"mechanisms: {mechanism.name!r} has no place in {config.model_type!r}: "
+                    f"{reason}"
+                )
+
+
+@cache
+def families() -> dict[str, Family]:
+    """All families by transformers' model type."""
+    known: dict[str, Family] = {}
+    for file in FILES:
+        for family in import_module(f"headway.hosts.{file}").FAMILIES:
+            known |= dict.fromkeys(family.model_types, family)
+    return known
+
+
+def family_of(config: Any) -> Family:
+    """The family of a configuration.
+
+    Raises:
+        HeadwayError: it is not listed.
+    """
+    model_type = getattr(config, "model_type", None)
+    if model_type not in families():
+        raise HeadwayError(
+            f"model_type: {model_type!r} is not a host that Headway knows; accepted are "
+            f"{', '.join(sorted(families()))}; docs/add-a-host.md shows how to add one"
+        )
+    return families()[model_type]
+
+
+BORROWED = ("apply_rotary_pos_emb", "eager_attention_forward", "dropout_add")
+
+
+@cache
+def host_class(mixin: type[nn.Module], original: type[nn.Module]) -> type[nn.Module]:
+    """`original` with `mixin` before it, under the same name.
+
+    Libraries look classes up by name (`_no_split_modules`, pipelines, FSDP's wrapping), so the
+    class made here keeps it.
+    """
+    space = vars(sys.modules[original.__module__])
+    body: dict[str, Any] = {n: staticmethod(space[n]) for n in BORROWED if n in space}
+    body["__module__"], body["__qualname__"] = original.__module__, original.__qualname__
+    body["original_class"] = original
+    if issubclass(mixin, HostModel):
+        forward: Any = original.forward
+        code = getattr(forward, "__wrapped__", forward)
+        while hasattr(code, "__wrapped__"):
+            code = code.__wrapped__
+        body["input_names"] = code.__code__.co_varnames[1 : code.__code__.co_argcount]
+    return type(original)(original.__name__, (mixin, original), body)

@@ -1,0 +1,97 @@
+"""A host's stack of layers and its model with a head, with mechanisms attached."""
+
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from headway.decoder.cache import HeadwayCache
+from headway.decoder.generation import HeadwayGeneration
+from headway.errors import HeadwayError
+from headway.hosts.host_pass import HostPass, find_positions
+from headway.hosts.parts import ModelParts
+from headway.mechanisms.base import Learned
+from headway.mechanisms.frequency import standardised_log_counts
+
+
+class InitialisesParts(nn.Module):
+    """Initial values of what attaching added, asked for by transformers."""
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, Learned):
+            module.reset_parameters()
+        else:
+            cast(Any, super())._init_weights(module)
+
+
+class HostModel(InitialisesParts):
+    """Stands before a family's model class (the stack of layers) in a class made of both."""
+
+    headway: ModelParts
+    config: Any
+    input_names: ClassVar[tuple[str, ...]]
+    """Names of the forward's arguments, in order."""
+
+    def set_token_counts(self, counts: Tensor) -> None:
+        """Give mechanisms that read token frequencies the training text's counts `(V,)`.
+
+        Raises:
+            HeadwayError: not one count a token, or the tokens that occur are equally frequent.
+        """
+        known = self.headway.token_log_frequency
+        if known is not None:
+            known.copy_(standardised_log_counts(counts, len(known)))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As the family's own. An empty cache of transformers becomes a `HeadwayCache`.
+
+        Raises:
+            HeadwayError: a cache that was filled elsewhere.
+        """
+        kwargs.update(zip(self.input_names, args, strict=False))
+        kwargs["past_key_values"] = self._cache(kwargs)
+        kwargs["headway"] = self.start_pass(kwargs)
+        return super().forward(**kwargs)
+
+    def start_pass(self, inputs: dict[str, Any]) -> HostPass:
+        """What the layers share, from the arguments of the forward."""
+        ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
+        shown = embeds if ids is None else ids
+        if shown is None:
+            raise HeadwayError("input_ids: exactly one of input_ids and inputs_embeds is accepted")
+        positions = find_positions(
+            shown.shape[0],
+            shown.shape[1],
+            shown.device,
+            inputs["past_key_values"],
+            inputs.get("attention_mask"),
+            inputs.get("position_ids"),
+        )
+        return HostPass(positions, self._log_frequency(ids), torch.is_grad_enabled())
+
+    def _cache(self, inputs: dict[str, Any]) -> HeadwayCache | None:
+        given, wanted = inputs.get("past_key_values"), inputs.get("use_cache")
+        if wanted is None:
+            wanted = self.config.use_cache and not self.training
+        if self.training and getattr(self, "gradient_checkpointing", False):
+            given, wanted = None, False
+        inputs["use_cache"] = wanted
+        if given is None:
+            return HeadwayCache(self.config) if wanted else None
+        return HeadwayCache.adopt(given, self.config)
+
+    def _log_frequency(self, input_ids: Tensor | None) -> Tensor | None:
+        known = self.headway.token_log_frequency
+        if known is None:
+            return None
+        if input_ids is None:
+            raise HeadwayError(
+                "inputs_embeds: not accepted with a mechanism that reads token frequencies; "
+                "accepted is input_ids"
+            )
+        return known.to(input_ids.device)[input_ids]
+
+
+class HostForCausalLM(HeadwayGeneration, InitialisesParts):
+    """Stands before a family's model with a head in a class made of both."""
