@@ -5,6 +5,15 @@ Importing it needs torch and transformers and registers `HeadwayForCausalLM` wit
 
 from headway.decoder import HeadwayCache, HeadwayConfig, HeadwayForCausalLM, HeadwayModel
 from headway.errors import HeadwayError
+from headway.hosts import (
+    attach,
+    attached,
+    detach,
+    from_pretrained,
+    load_mechanisms,
+    mechanism_parameters,
+    save_mechanisms,
+)
 from headway.mechanisms import *  # noqa: F403
 from headway.mechanisms import __all__ as _mechanisms
 
@@ -15,5 +24,12 @@ __all__ = [
     "HeadwayError",
     "HeadwayForCausalLM",
     "HeadwayModel",
+    "attach",
+    "attached",
+    "detach",
+    "from_pretrained",
+    "load_mechanisms",
+    "mechanism_parameters",
+    "save_mechanisms",
     *_mechanisms,
 ]

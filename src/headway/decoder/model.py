@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, Self, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import GenerationMixin, PreTrainedModel
@@ -22,6 +21,7 @@ from headway.mechanisms.base import Learned, Place
 from headway.mechanisms.context import Streams
 from headway.mechanisms.frequency import standardised_log_counts
 from headway.mechanisms.scalar_mix import FinalMix
+from headway.safe_loading import one_sentence
 
 
 class HeadwayPreTrainedModel(PreTrainedModel):
@@ -48,25 +48,8 @@ class HeadwayPreTrainedModel(PreTrainedModel):
             HeadwayError: no safetensors there, a damaged file, or weights of other shapes.
         """
         kwargs["use_safetensors"] = True
-        where = f"pretrained_model_name_or_path: {str(pretrained_model_name_or_path)!r}"
-        try:
-            loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
-        except OSError as error:
-            if "safetensors" not in str(error):
-                raise
-            raise HeadwayError(
-                f"{where} holds no model.safetensors; accepted are safetensors only, never pickles"
-            ) from error
-        except SafetensorError as error:
-            raise HeadwayError(f"{where} holds a damaged safetensors file: {error}") from error
-        except RuntimeError as error:
-            if "ignore_mismatched_sizes" not in str(error):
-                raise
-            raise HeadwayError(
-                f"{where} holds weights of other shapes than its configuration asks for (the "
-                "report above lists them); accepted are weights saved with that configuration"
-            ) from error
-        return loaded
+        with one_sentence(f"pretrained_model_name_or_path: {str(pretrained_model_name_or_path)!r}"):
+            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
 
     def _set_gradient_checkpointing(
         self,

@@ -11,7 +11,7 @@ from transformers import GenerationMixin, PreTrainedModel
 
 from headway.errors import HeadwayError
 from headway.hosts.family import Family, family_of, host_class
-from headway.hosts.model import HostForCausalLM, HostModel
+from headway.hosts.model import HostForCausalLM
 from headway.hosts.parts import PART, AttentionParts, LayerParts, ModelParts, settle
 from headway.mechanisms.base import Dims, Learned, Mechanism, Place
 from headway.mechanisms.compose import check_list
@@ -38,7 +38,7 @@ def attach(model: Model, mechanisms: Sequence[Mechanism]) -> Model:
         HeadwayError: an unknown family, a mechanism without a place in it, a model that has
             mechanisms already, or one that was compiled. The model is then as it was.
     """
-    host = _bare(model)
+    host = bare(model)
     if isinstance(host, HostForCausalLM):
         names = ", ".join(m.name for m in attached(model))
         raise HeadwayError(
@@ -68,7 +68,7 @@ def detach(model: Model) -> Model:
     Raises:
         HeadwayError: there is nothing attached.
     """
-    host = _attached(model)
+    host = attached_host(model)
     for module in list(host.modules()):
         if isinstance(getattr(module, PART, None), (AttentionParts, LayerParts, ModelParts)):
             delattr(module, PART)
@@ -81,13 +81,13 @@ def detach(model: Model) -> Model:
 
 def attached(model: nn.Module) -> list[Mechanism]:
     """The mechanisms in a model, or an empty list."""
-    host = _bare(model)
+    host = bare(model)
     return mechanisms_of(host.config) if isinstance(host, HostForCausalLM) else []
 
 
 def mechanism_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Names and parameters that attaching added, for optimizers and for freezing the rest."""
-    for name, parameter in _attached(model).named_parameters():
+    for name, parameter in attached_host(model).named_parameters():
         if belongs_to_headway(name):
             yield name, parameter
 
@@ -112,6 +112,39 @@ def check_fit(config: Any, mechanisms: Sequence[Mechanism]) -> tuple[Family, Dim
     return family, dims
 
 
+def bare(model: nn.Module) -> PreTrainedModel:
+    """The model of transformers itself, also inside a peft model.
+
+    Raises:
+        HeadwayError: it is none, or was compiled.
+    """
+    if isinstance(model, torch._dynamo.OptimizedModule) or model._compiled_call_impl is not None:
+        raise HeadwayError(
+            "model: it was compiled, and a compiled model keeps the attention it was compiled "
+            "with; attach first and compile then"
+        )
+    if not isinstance(model, PreTrainedModel) and hasattr(model, "get_base_model"):
+        model = cast(Any, model).get_base_model()
+    if not isinstance(model, PreTrainedModel) or not isinstance(model, GenerationMixin):
+        raise HeadwayError(
+            f"model: a {type(model).__name__} is not accepted; accepted are causal language "
+            "models of transformers"
+        )
+    return model
+
+
+def attached_host(model: nn.Module) -> PreTrainedModel:
+    """The same, where mechanisms are attached.
+
+    Raises:
+        HeadwayError: none are.
+    """
+    host = bare(model)
+    if not isinstance(host, HostForCausalLM):
+        raise HeadwayError("model: no mechanisms are attached; attach(model, [...]) first")
+    return cast(PreTrainedModel, host)
+
+
 def install(host: PreTrainedModel, mechanisms: Sequence[Mechanism]) -> None:
     """Build what a checked list needs and change the classes of the modules that take part."""
     family, dims = check_fit(host.config, mechanisms)
@@ -134,12 +167,14 @@ def install(host: PreTrainedModel, mechanisms: Sequence[Mechanism]) -> None:
             built.append((layer, LayerParts(mechanisms, dims, layer_idx), family.layer))
     if not isinstance(host, HostForCausalLM):
         built.append((host, None, HostForCausalLM))
-    for module, parts, mixin in built:
+    for module, parts, _ in built:
         if parts is not None:
             _initialise(host, parts)
             settle(parts, _device(module), host.dtype)
+    for module, parts, mixin in built:
+        if parts is not None:
             module.add_module(PART, parts)
-        _change_class(module, host_class(mixin, type(module)))
+        _change_class(module, host_class(cast(Any, mixin), cast(Any, type(module))))
     setattr(host.config, CONFIG_FIELD, [m.to_dict() for m in mechanisms])
 
 
@@ -149,14 +184,14 @@ def _initialise(host: PreTrainedModel, parts: nn.Module) -> None:
     for module in [m for m in modules if not isinstance(m, Learned)]:
         cast(Any, host)._init_weights(module)
     for module in reversed([m for m in modules if isinstance(m, Learned)]):
-        cast(Learned, module).reset_parameters()
+        module.reset_parameters()
 
 
 def _device(module: nn.Module) -> torch.device:
     """Where a module computes; a weight that was offloaded lies elsewhere (accelerate's hook)."""
     for child in module.modules():
         hook = getattr(child, "_hf_hook", None)
-        where = getattr(hook, "execution_device", None)
+        where: Any = getattr(hook, "execution_device", None)
         if where is not None:
             return torch.device(where)
     return next(module.parameters()).device
@@ -167,26 +202,3 @@ def _change_class(module: nn.Module, new: type[nn.Module]) -> None:
     if "_old_forward" in vars(module):
         # accelerate's hooks call the forward that they found: hand them the one of the new class.
         vars(module)["_old_forward"] = cast(Any, new).forward.__get__(module)
-
-
-def _bare(model: nn.Module) -> PreTrainedModel:
-    if isinstance(model, torch._dynamo.OptimizedModule) or model._compiled_call_impl is not None:
-        raise HeadwayError(
-            "model: it was compiled, and a compiled model keeps the attention it was compiled "
-            "with; attach first and compile then"
-        )
-    if not isinstance(model, PreTrainedModel) and hasattr(model, "get_base_model"):
-        model = model.get_base_model()
-    if not isinstance(model, PreTrainedModel) or not isinstance(model, GenerationMixin):
-        raise HeadwayError(
-            f"model: a {type(model).__name__} is not accepted; accepted are causal language "
-            "models of transformers"
-        )
-    return model
-
-
-def _attached(model: nn.Module) -> PreTrainedModel:
-    host = _bare(model)
-    if not isinstance(host, HostForCausalLM):
-        raise HeadwayError("model: no mechanisms are attached; attach(model, [...]) first")
-    return cast(PreTrainedModel, host)

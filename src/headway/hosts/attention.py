@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from headway.errors import HeadwayError
 from headway.hosts.host_pass import HostPass
+from headway.hosts.mixin import FamilyMixin
 from headway.hosts.parts import AttentionParts
 from headway.hosts.scores import attend_with_lse
 from headway.mechanisms.compose import Norm
@@ -22,7 +23,7 @@ class Call(NamedTuple):
     options: dict[str, Any]
 
 
-class HostAttention(nn.Module):
+class HostAttention(FamilyMixin):
     """Stands before a family's attention class in a class made of both; see docs/add-a-host.md.
 
     A family overrides what differs. The defaults are those of Llama.
@@ -41,7 +42,10 @@ class HostAttention(nn.Module):
     def project(self, hidden: Tensor) -> QKV:
         """Raw queries `(B, H, T, D)`, keys and values `(B, G, T, D)` of `(B, T, C)`."""
         return QKV(
-            *(split_heads(p(hidden), self.head_dim) for p in (self.q_proj, self.k_proj, self.v_proj))
+            *(
+                split_heads(p(hidden), self.head_dim)
+                for p in (self.q_proj, self.k_proj, self.v_proj)
+            )
         )
 
     def qk_norms(self) -> tuple[Norm | None, Norm | None]:
@@ -55,13 +59,11 @@ class HostAttention(nn.Module):
 
     def output(self, merged: Tensor) -> Tensor:
         """From `(B, T, H D)` to the update `(B, T, C)`."""
-        update: Tensor = self.o_proj(merged)
-        return update
+        return self.o_proj(merged)
 
     def dropout_rate(self) -> float:
         """On the attention weights, in training."""
-        rate: float = self.attention_dropout
-        return rate
+        return self.attention_dropout
 
     def interface_options(self) -> dict[str, Any]:
         """What the family passes to transformers' attention functions beside the usual."""

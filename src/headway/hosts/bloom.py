@@ -23,8 +23,7 @@ class BloomAttention(HostAttention):
     @property
     def scaling(self) -> float:  # type: ignore[override]
         """Factor on the scores."""
-        factor: float = self.inv_norm_factor
-        return factor
+        return self.inv_norm_factor
 
     def project(self, hidden: Tensor) -> QKV:
         heads = self.query_key_value(hidden).unflatten(-1, (self.num_heads, 3, self.head_dim))
@@ -34,8 +33,7 @@ class BloomAttention(HostAttention):
         return q, k
 
     def output(self, merged: Tensor) -> Tensor:
-        update: Tensor = self.dense(merged)
-        return update
+        return self.dense(merged)
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, call: Call, need_lse: bool
@@ -71,12 +69,10 @@ class BloomLayer(HostLayer):
 
     def attention_update(self, x: Tensor, **options: Any) -> Tensor:
         normed = self.attention_norm(x)
-        update: Tensor = self.self_attention(normed, torch.zeros_like(x), **options)[0]
-        return update
+        return self.self_attention(normed, torch.zeros_like(x), **options)[0]
 
     def mlp_update(self, x: Tensor) -> Tensor:
-        update: Tensor = self.mlp(self.post_attention_layernorm(x), torch.zeros_like(x))
-        return update
+        return self.mlp(self.post_attention_layernorm(x), torch.zeros_like(x))
 
     def whole(self, hidden_states: Tensor, *args: Any, **options: Any) -> Any:
         normed = self.attention_norm(hidden_states)

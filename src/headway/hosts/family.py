@@ -114,4 +114,5 @@ def host_class(mixin: type[nn.Module], original: type[nn.Module]) -> type[nn.Mod
         while hasattr(code, "__wrapped__"):
             code = code.__wrapped__
         body["input_names"] = code.__code__.co_varnames[1 : code.__code__.co_argcount]
-    return type(original)(original.__name__, (mixin, original), body)
+    made: Any = type(original)
+    return made(original.__name__, (mixin, original), body)

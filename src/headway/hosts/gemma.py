@@ -21,13 +21,11 @@ class GemmaLayer(HostLayer):
     """Norms before and after each sublayer."""
 
     def attention_update(self, x: Tensor, **options: Any) -> Tensor:
-        update: Tensor = self.post_attention_layernorm(super().attention_update(x, **options))
-        return update
+        return self.post_attention_layernorm(super().attention_update(x, **options))
 
     def mlp_update(self, x: Tensor) -> Tensor:
         fed = self.mlp(self.pre_feedforward_layernorm(x))
-        update: Tensor = self.post_feedforward_layernorm(fed)
-        return update
+        return self.post_feedforward_layernorm(fed)
 
 
 FAMILIES = (

@@ -22,31 +22,42 @@ class GPT2Attention(HostAttention):
         return q, k
 
     def output(self, merged: Tensor) -> Tensor:
-        update: Tensor = self.resid_dropout(self.c_proj(merged))
-        return update
+        return self.resid_dropout(self.c_proj(merged))
 
     def dropout_rate(self) -> float:
-        rate: float = self.attn_dropout.p
-        return rate
+        return self.attn_dropout.p
 
     def interface_options(self) -> dict[str, Any]:
         return {}
 
 
 class GPT2Layer(HostLayer):
-    """Its names."""
+    """Its names; the model passes cache and mask by position."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        past_key_values: Any = None,
+        attention_mask: Any = None,
+        encoder_hidden_states: None = None,
+        encoder_attention_mask: None = None,
+        **options: Any,
+    ) -> Any:
+        return super().forward(
+            hidden_states,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            **options,
+        )
 
     def attention_norm(self, x: Tensor) -> Tensor:
-        normed: Tensor = self.ln_1(x)
-        return normed
+        return self.ln_1(x)
 
     def attention_update(self, x: Tensor, **options: Any) -> Tensor:
-        update: Tensor = self.attn(self.attention_norm(x), **options)[0]
-        return update
+        return self.attn(self.attention_norm(x), **options)[0]
 
     def mlp_update(self, x: Tensor) -> Tensor:
-        update: Tensor = self.mlp(self.ln_2(x))
-        return update
+        return self.mlp(self.ln_2(x))
 
 
 def refuses(config: Any, mechanism: Mechanism) -> str | None:

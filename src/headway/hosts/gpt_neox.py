@@ -18,8 +18,7 @@ class GPTNeoXAttention(HostAttention):
         return QKV(*heads.transpose(1, 2).chunk(3, dim=-1))
 
     def output(self, merged: Tensor) -> Tensor:
-        update: Tensor = self.dense(merged)
-        return update
+        return self.dense(merged)
 
     def interface_options(self) -> dict[str, Any]:
         return {}
@@ -30,16 +29,13 @@ class GPTNeoXLayer(HostLayer):
 
     def attention_update(self, x: Tensor, **options: Any) -> Tensor:
         attended = self.attention(self.attention_norm(x), **options)[0]
-        update: Tensor = self.post_attention_dropout(attended)
-        return update
+        return self.post_attention_dropout(attended)
 
     def mlp_update(self, x: Tensor) -> Tensor:
-        update: Tensor = self.post_mlp_dropout(super().mlp_update(x))
-        return update
+        return self.post_mlp_dropout(super().mlp_update(x))
 
     def is_parallel(self) -> bool:
-        parallel: bool = self.use_parallel_residual
-        return parallel
+        return self.use_parallel_residual
 
 
 FAMILIES = (

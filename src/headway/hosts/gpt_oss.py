@@ -22,8 +22,7 @@ class GptOssLayer(HostLayer):
     """Experts give their routing scores too."""
 
     def mlp_update(self, x: Tensor) -> Tensor:
-        update: Tensor = self.mlp(self.post_attention_layernorm(x))[0]
-        return update
+        return self.mlp(self.post_attention_layernorm(x))[0]
 
 
 def refuses(config: Any, mechanism: Mechanism) -> str | None:

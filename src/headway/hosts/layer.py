@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from headway.hosts.host_pass import HostPass
+from headway.hosts.mixin import FamilyMixin
 from headway.hosts.parts import LayerParts
 
 
-class HostLayer(nn.Module):
+class HostLayer(FamilyMixin):
     """Stands before a family's layer class in a class made of both; see docs/add-a-host.md.
 
     A family overrides what differs. The defaults are those of Llama: norm, sublayer, sum.
@@ -18,18 +19,15 @@ class HostLayer(nn.Module):
 
     def attention_norm(self, x: Tensor) -> Tensor:
         """The norm before attention."""
-        normed: Tensor = self.input_layernorm(x)
-        return normed
+        return self.input_layernorm(x)
 
     def attention_update(self, x: Tensor, **options: Any) -> Tensor:
         """What attention adds to the residual stream, `(B, T, C)`, if it reads `x`."""
-        update: Tensor = self.self_attn(hidden_states=self.attention_norm(x), **options)[0]
-        return update
+        return self.self_attn(hidden_states=self.attention_norm(x), **options)[0]
 
     def mlp_update(self, x: Tensor) -> Tensor:
         """What the feed-forward part adds if it reads `x`."""
-        update: Tensor = self.mlp(self.post_attention_layernorm(x))
-        return update
+        return self.mlp(self.post_attention_layernorm(x))
 
     def is_parallel(self) -> bool:
         """Whether both sublayers read the layer's input."""

@@ -38,12 +38,10 @@ class Olmo2Layer(HostLayer):
         return x
 
     def attention_update(self, x: Tensor, **options: Any) -> Tensor:
-        update: Tensor = self.post_attention_layernorm(super().attention_update(x, **options))
-        return update
+        return self.post_attention_layernorm(super().attention_update(x, **options))
 
     def mlp_update(self, x: Tensor) -> Tensor:
-        update: Tensor = self.post_feedforward_layernorm(self.mlp(x))
-        return update
+        return self.post_feedforward_layernorm(self.mlp(x))
 
 
 class GraniteLayer(HostLayer):
@@ -78,9 +76,7 @@ FAMILIES = (
         layer=HostLayer,
         qk_norm=True,
     ),
-    Family(
-        name="SmolLM3", model_types=("smollm3",), attention=SmolLM3Attention, layer=HostLayer
-    ),
+    Family(name="SmolLM3", model_types=("smollm3",), attention=SmolLM3Attention, layer=HostLayer),
     Family(name="OLMo 2", model_types=("olmo2",), attention=Olmo2Attention, layer=Olmo2Layer),
     Family(name="Granite", model_types=("granite",), attention=HostAttention, layer=GraniteLayer),
 )

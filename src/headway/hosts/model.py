@@ -1,5 +1,7 @@
 """A host's stack of layers and its model with a head, with mechanisms attached."""
 
+import json
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
@@ -8,13 +10,15 @@ from torch import Tensor, nn
 from headway.decoder.cache import HeadwayCache
 from headway.decoder.generation import HeadwayGeneration
 from headway.errors import HeadwayError
+from headway.files import write_atomically
 from headway.hosts.host_pass import HostPass, find_positions
+from headway.hosts.mixin import FamilyMixin
 from headway.hosts.parts import ModelParts
 from headway.mechanisms.base import Learned
 from headway.mechanisms.frequency import standardised_log_counts
 
 
-class InitialisesParts(nn.Module):
+class InitialisesParts(FamilyMixin):
     """Initial values of what attaching added, asked for by transformers."""
 
     @torch.no_grad()
@@ -95,3 +99,26 @@ class HostModel(InitialisesParts):
 
 class HostForCausalLM(HeadwayGeneration, InitialisesParts):
     """Stands before a family's model with a head in a class made of both."""
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As transformers does. The configuration carries the mechanisms, and a mark that stops
+        transformers from loading the folder without them.
+
+        Raises:
+            HeadwayError: asked to push at once, before the mark is set.
+        """
+        if kwargs.get("push_to_hub"):
+            raise HeadwayError(
+                "push_to_hub: true is not accepted here; call model.push_to_hub(repo_id), which "
+                "saves as this does"
+            )
+        cast(Any, super()).save_pretrained(save_directory, *args, **kwargs)
+        file = Path(save_directory) / "config.json"
+        if kwargs.get("is_main_process", True):
+            marked = json.loads(file.read_text(encoding="utf-8")) | {"attn_implementation": MARK}
+            write_atomically(file, json.dumps(marked, indent=2, sort_keys=True) + "\n")
+
+
+MARK = "headway: this model has attached mechanisms; load it with headway.from_pretrained(path)"
+"""Stands in the saved configuration where transformers expects the name of an attention
+implementation; transformers quotes it when it refuses the folder."""

@@ -23,12 +23,10 @@ class OPTAttention(HostAttention):
         return q, k
 
     def output(self, merged: Tensor) -> Tensor:
-        update: Tensor = self.out_proj(merged)
-        return update
+        return self.out_proj(merged)
 
     def dropout_rate(self) -> float:
-        rate: float = self.dropout
-        return rate
+        return self.dropout
 
     def interface_options(self) -> dict[str, Any]:
         return {}
@@ -38,8 +36,7 @@ class OPTLayer(HostLayer):
     """Its names, and dropout of the updates."""
 
     def attention_norm(self, x: Tensor) -> Tensor:
-        normed: Tensor = self.self_attn_layer_norm(x) if self.do_layer_norm_before else x
-        return normed
+        return self.self_attn_layer_norm(x) if self.do_layer_norm_before else x
 
     def attention_update(self, x: Tensor, **options: Any) -> Tensor:
         return F.dropout(super().attention_update(x, **options), self.dropout, self.training)

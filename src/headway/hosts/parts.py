@@ -94,5 +94,5 @@ def settle(parts: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
         for name, value in module.named_parameters(recurse=False):
             moved = nn.Parameter(value.detach().to(device, target), value.requires_grad)
             module.register_parameter(name, moved)
-        for name, value in module.named_buffers(recurse=False):
-            module.register_buffer(name, value.to(device, target))
+        for name, buffer in module.named_buffers(recurse=False):
+            module.register_buffer(name, buffer.to(device, target))

@@ -24,14 +24,10 @@ class Phi3Layer(HostLayer):
     """With dropout of the updates."""
 
     def attention_update(self, x: Tensor, **options: Any) -> Tensor:
-        update: Tensor = self.resid_attn_dropout(super().attention_update(x, **options))
-        return update
+        return self.resid_attn_dropout(super().attention_update(x, **options))
 
     def mlp_update(self, x: Tensor) -> Tensor:
-        update: Tensor = self.resid_mlp_dropout(super().mlp_update(x))
-        return update
+        return self.resid_mlp_dropout(super().mlp_update(x))
 
 
-FAMILIES = (
-    Family(name="Phi-3", model_types=("phi3",), attention=Phi3Attention, layer=Phi3Layer),
-)
+FAMILIES = (Family(name="Phi-3", model_types=("phi3",), attention=Phi3Attention, layer=Phi3Layer),)
