@@ -12,10 +12,10 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple, Union, cast
 
 from headway_settings import CompareSettings, ReportSettings, __version__
 
@@ -57,7 +57,7 @@ def _terminate(_signal: int, _frame: FrameType | None) -> None:
     raise _Terminated
 
 
-def _parse(words: Sequence[str]) -> CompareSettings | ReportSettings:
+def _parse(words: Sequence[str]) -> Any:
     """The settings that the words ask for; help and a refusal leave through SystemExit."""
     import tyro
 
@@ -66,20 +66,13 @@ def _parse(words: Sequence[str]) -> CompareSettings | ReportSettings:
         not os.environ.get("NO_COLOR") and sys.stderr.isatty()
     )
 
-    def about(verb: str, text: str) -> str:
+    def form(verb: Verb) -> Any:
         """The whole text in the verb's own help, its first line in the list of verbs."""
-        return text if verb in words else text.partition("\n")[0]
+        text = verb.text if verb.name in words else verb.text.partition("\n")[0]
+        return Annotated[verb.settings, tyro.conf.subcommand(verb.name, description=text)]
 
-    verbs = (
-        Annotated[
-            CompareSettings, tyro.conf.subcommand("compare", description=about("compare", COMPARE))
-        ]
-        | Annotated[
-            ReportSettings, tyro.conf.subcommand("report", description=about("report", REPORT))
-        ]
-    )
     return tyro.cli(
-        verbs,
+        cast(Any, Union[tuple(form(verb) for verb in VERBS)]),  # noqa: UP007
         prog="headway",
         description=ABOUT,
         args=words,
@@ -91,10 +84,14 @@ def _compare(settings: CompareSettings, command: str) -> None:
     from headway.studies.compare import compare
 
     compare(settings, command)
-    _report(settings.out, "json" if settings.json else "table")
+    _show(settings.out, "json" if settings.json else "table")
 
 
-def _report(folder: Path, form: str) -> None:
+def _report(settings: ReportSettings, command: str) -> None:
+    _show(settings.folder, settings.format)
+
+
+def _show(folder: Path, form: str) -> None:
     from rich.console import Console
 
     from headway.report.page import write_report
@@ -114,15 +111,27 @@ def _report(folder: Path, form: str) -> None:
             print(f"\nThe page: {page}")
 
 
-def _perform(settings: CompareSettings | ReportSettings, command: str) -> int:
+class Verb(NamedTuple):
+    """One verb: its settings, its help, and what it does with settings and the command typed."""
+
+    name: str
+    settings: type[Any]
+    text: str
+    perform: Callable[[Any, str], None]
+
+
+VERBS = (
+    Verb("compare", CompareSettings, COMPARE, _compare),
+    Verb("report", ReportSettings, REPORT, _report),
+)
+
+
+def _perform(settings: Any, command: str) -> int:
     from headway.errors import HeadwayError
 
+    perform = next(verb.perform for verb in VERBS if isinstance(settings, verb.settings))
     try:
-        match settings:
-            case CompareSettings():
-                _compare(settings, command)
-            case ReportSettings():
-                _report(settings.folder, settings.format)
+        perform(settings, command)
     except HeadwayError as refusal:
         return _refuse(str(refusal))
     return 0

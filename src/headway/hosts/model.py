@@ -23,7 +23,8 @@ class InitialisesParts(FamilyMixin):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, Learned):
+        # Families whose norms start at zero (Gemma) would set ours to zero as well.
+        if isinstance(module, Learned | nn.RMSNorm):
             module.reset_parameters()
         else:
             cast(Any, super())._init_weights(module)
