@@ -181,10 +181,10 @@ def install(host: PreTrainedModel, mechanisms: Sequence[Mechanism]) -> None:
 def _initialise(host: PreTrainedModel, parts: nn.Module) -> None:
     """Matrices as the host draws its own, then what mechanisms say."""
     modules = list(parts.modules())
-    for module in [m for m in modules if isinstance(m, nn.Linear)]:
-        cast(Any, host)._init_weights(module)
-    for module in reversed([m for m in modules if isinstance(m, Learned)]):
-        module.reset_parameters()
+    for matrix in [m for m in modules if isinstance(m, nn.Linear)]:
+        cast(Any, host)._init_weights(matrix)
+    for learned in reversed([m for m in modules if isinstance(m, Learned)]):
+        learned.reset_parameters()
 
 
 def _device(module: nn.Module) -> torch.device:

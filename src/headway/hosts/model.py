@@ -101,6 +101,14 @@ class HostModel(InitialisesParts):
 class HostForCausalLM(HeadwayGeneration, InitialisesParts):
     """Stands before a family's model with a head in a class made of both."""
 
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """As transformers does, and the table of token frequencies with them."""
+        embedding: nn.Module = cast(Any, super()).resize_token_embeddings(*args, **kwargs)
+        for module in self.modules():
+            if isinstance(module, ModelParts):
+                module.resize(self.config.vocab_size)
+        return embedding
+
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """As transformers does. The configuration carries the mechanisms, and a mark that stops
         transformers from loading the folder without them.

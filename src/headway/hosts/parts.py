@@ -82,6 +82,13 @@ class ModelParts(Learned):
         if self.token_log_frequency is not None:
             fill(self.token_log_frequency, 0.0)
 
+    def resize(self, vocabulary: int) -> None:
+        """To another vocabulary; a new token counts as the rarest."""
+        known = self.token_log_frequency
+        if known is not None:
+            added = known.min().expand(max(0, vocabulary - len(known)))
+            self.token_log_frequency = torch.cat([known[:vocabulary], added])
+
 
 def settle(parts: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     """Move to the host's device; matrices and norms to its dtype, all else to at least float32.
