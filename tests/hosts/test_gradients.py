@@ -27,11 +27,10 @@ def without_gradient(model_type, name, model):
     """Names that the loss cannot depend on."""
     unused = set()
     if name == "replaced":  # self-attention of the last layer is not asked
-        stand_in = ("self_attn.", "attention.", "attn.", "self_attention.")
+        stand_in = {"self_attn", "attention", "attn", "self_attention"}
         for parameter, _ in model.named_parameters():
-            path = parameter.split(".")
-            last = "2" in path and any(s[:-1] in path for s in stand_in)
-            if last and "shortcut" not in path:
+            path = set(parameter.split("."))
+            if "2" in path and path & stand_in and "headway" not in path:
                 unused.add(parameter)
     if model_type == "gpt_oss":  # experts that no token was sent to, and the bias of all scores
         unused |= {n for n, _ in model.named_parameters() if "router" in n or "experts" in n}

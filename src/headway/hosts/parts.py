@@ -27,9 +27,10 @@ class AttentionParts(nn.Module):
 
     def __init__(self, mechanisms: Sequence[Mechanism], dims: Dims, layer_idx: int) -> None:
         super().__init__()
-        self.mechanisms = AttentionMechanisms(mechanisms, dims, layer_idx)
         built = [m.build(dims, layer_idx) for m in mechanisms if m.place == Place.LAYER]
         self.shortcut = cast(ShortcutAttention | None, built[0] if built else None)
+        inside = () if self.replaced else mechanisms
+        self.mechanisms = AttentionMechanisms(inside, dims, layer_idx)
         self.keep_raw = any(m.streams for m in mechanisms)
 
     @property
