@@ -1,9 +1,15 @@
 """What all tests share: one thread a test process, and no time limit on a drawn example."""
 
+import os
+
 import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
+
+# Without a GPU the kernels run in Triton's interpreter, which reads this when it is imported.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # Where CI is set, Hypothesis draws the same examples in every run; elsewhere new ones.
 settings.register_profile("headway", parent=settings(), deadline=None)

@@ -1,7 +1,7 @@
 """Attention of a host with mechanisms in it: project, prologue, rotate, attend, epilogue."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -13,6 +13,7 @@ from headway.hosts.parts import AttentionParts
 from headway.hosts.scores import attend_with_lse
 from headway.mechanisms.compose import Norm
 from headway.mechanisms.context import QKV
+from headway.mechanisms.fused import run_fused, takes_kernels
 
 
 class Call(NamedTuple):
@@ -38,6 +39,9 @@ class HostAttention(FamilyMixin):
     """The family's own function, borrowed from its module."""
     eager_attention_forward: Callable[..., tuple[Tensor, Tensor]]
     """The family's own function, borrowed from its module."""
+    fuses: ClassVar[bool] = True
+    """Whether shift, temperatures and rotation may run as one pass: nothing stands between them
+    and `position_embeddings` holds all angles."""
 
     def project(self, hidden: Tensor) -> QKV:
         """Raw queries `(B, H, T, D)`, keys and values `(B, G, T, D)` of `(B, T, C)`."""
@@ -126,10 +130,13 @@ class HostAttention(FamilyMixin):
         if parts.keep_raw:
             headway.check_checkpointing()
             headway.leave_raw(self.layer_idx, raw)
-        q, k, v = parts.mechanisms.prologue(raw, ctx, *self.qk_norms())
-        out, lse, weights = self._remember_and_attend(
-            q, k, v, self.layer_idx, call, parts.mechanisms.needs_lse
-        )
+        if self.fuses and parts.fusible and takes_kernels(raw.q):
+            q, k, v = run_fused(parts.mechanisms, raw, ctx, *options["position_embeddings"])
+        else:
+            q, k, v = parts.mechanisms.prologue(raw, ctx, *self.qk_norms())
+            q, k = self.rotate(q, k, call)
+        need_lse = parts.mechanisms.needs_lse
+        out, lse, weights = self._remember_and_attend(q, k, v, self.layer_idx, call, need_lse)
         out = parts.mechanisms.epilogue(out, lse, ctx)
         update = self.output(out.transpose(1, 2).flatten(2))
         if parts.shortcut is not None:
@@ -139,7 +146,6 @@ class HostAttention(FamilyMixin):
     def _remember_and_attend(
         self, q: Tensor, k: Tensor, v: Tensor, slot: int, call: Call, need_lse: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        q, k = self.rotate(q, k, call)
         if call.cache is not None:
             k, v = call.cache.update(k, v, slot)
         return self.attend(q, k, v, call, need_lse)
@@ -149,6 +155,7 @@ class HostAttention(FamilyMixin):
         assert shortcut is not None
 
         def attend(q: Tensor, k: Tensor, v: Tensor, slot: int) -> tuple[Tensor, Tensor]:
+            q, k = self.rotate(q, k, call)
             out, lse, _ = self._remember_and_attend(q, k, v, slot, call, need_lse=True)
             assert lse is not None
             return out, lse

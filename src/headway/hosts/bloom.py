@@ -18,6 +18,8 @@ from headway.mechanisms.context import QKV
 class BloomAttention(HostAttention):
     """Scores with a bias that grows with the column of the key."""
 
+    fuses = False
+
     dropout_add: Any
 
     @property

@@ -13,6 +13,8 @@ from headway.mechanisms.compose import Norm
 class Qwen3Attention(HostAttention):
     """With norms of queries and keys per head."""
 
+    fuses = False
+
     def qk_norms(self) -> tuple[Norm | None, Norm | None]:
         return self.q_norm, self.k_norm
 
@@ -20,12 +22,16 @@ class Qwen3Attention(HostAttention):
 class SmolLM3Attention(HostAttention):
     """Without positions in some layers."""
 
+    fuses = False
+
     def rotate(self, q: Tensor, k: Tensor, call: Call) -> tuple[Tensor, Tensor]:
         return super().rotate(q, k, call) if self.use_rope else (q, k)
 
 
 class Olmo2Attention(HostAttention):
     """With norms of queries and keys over all heads at once."""
+
+    fuses = False
 
     def qk_norms(self) -> tuple[Norm | None, Norm | None]:
         return _over_heads(self.q_norm), _over_heads(self.k_norm)

@@ -138,10 +138,14 @@ class Temperature(Learned):
         if self.spec.token != "none":
             fill(self.weight, 0.0)
 
+    @property
+    def slope_offset(self) -> float:
+        """What the sigmoid is lowered by: 1/2 where the slope may start at zero."""
+        return 0.5 if self.spec.init == "identity" else 0.0
+
     def slope(self) -> Tensor:
         """The factor of ln n, `(heads or 1,)`."""
-        slope = self.alpha.sigmoid()
-        return slope - 0.5 if self.spec.init == "identity" else slope
+        return self.alpha.sigmoid() - self.slope_offset
 
     def forward(self, raw: Tensor, ctx: Context) -> Tensor:
         if self.spec.position:

@@ -1,0 +1,204 @@
+"""The fused pass equals prologue and rotation: outputs, all gradients, cached decoding."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import make_loud, tiny, tokens
+
+import headway
+from headway import HeadwayError, KVShift, SelectiveAttention
+from headway.mechanisms.base import Dims
+from headway.mechanisms.compose import AttentionMechanisms
+from headway.mechanisms.context import QKV, Context
+from headway.mechanisms.fused import fusible, run_fused, takes_kernels
+from headway.mechanisms.state import DecodeState
+
+pytest.importorskip("triton")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+SHIFTS = st.builds(
+    KVShift,
+    targets=st.sampled_from([("key",), ("value",), ("key", "value")]),
+    constraint=st.sampled_from(["none", "sigmoid", "clamp"]),
+)
+TEMPERATURES = st.builds(
+    SelectiveAttention,
+    query=st.just(True),
+    value=st.booleans(),
+    token=st.sampled_from(["shared", "none"]),
+    init=st.sampled_from(["paper", "identity"]),
+)
+LISTS = st.one_of(
+    SHIFTS.map(lambda m: [m]),
+    TEMPERATURES.map(lambda m: [m]),
+    st.tuples(SHIFTS, TEMPERATURES).map(list),
+)
+SIZES = st.fixed_dictionaries(
+    {
+        "heads": st.sampled_from([(4, 2), (3, 3), (2, 1)]),
+        "width": st.sampled_from([4, 6, 16]),
+        "rotated": st.sampled_from([4, 2]),
+        "length": st.integers(1, 9),
+        "batch": st.integers(1, 2),
+        "packed": st.booleans(),
+        "kept": st.booleans(),
+        "seed": st.integers(0, 999),
+    }
+)
+
+
+def rotated(x, cos, sin):
+    """Pairs half of the rotated channels apart, as in Llama and GPT-NeoX."""
+    count = cos.shape[-1]
+    turned, rest = x[..., :count], x[..., count:]
+    first, second = turned.chunk(2, dim=-1)
+    other = torch.cat([-second, first], dim=-1)
+    return torch.cat([turned * cos[:, None] + other * sin[:, None], rest], dim=-1)
+
+
+class Case:
+    """Inputs of one comparison."""
+
+    def __init__(self, mechanisms, heads, width, rotated, length, batch, packed, kept, seed):
+        torch.manual_seed(seed)
+        queries, groups = heads
+        dims = Dims(
+            hidden_size=queries * width,
+            num_attention_heads=queries,
+            num_key_value_heads=groups,
+            head_dim=width,
+        )
+        self.mechanisms = AttentionMechanisms(mechanisms, dims, 0).to(DEVICE)
+        with torch.no_grad():
+            for parameter in self.mechanisms.parameters():
+                parameter.clamp_(-2, 2).add_(0.3 * torch.randn_like(parameter))
+        made = [
+            torch.randn(batch, length, n, width, device=DEVICE) for n in (queries, groups, groups)
+        ]
+        self.raw = [x.requires_grad_() for x in made]
+        start = 3 if kept else 0
+        positions = torch.arange(start, start + length, device=DEVICE).expand(batch, length)
+        if packed:
+            positions = positions % 4
+        self.positions = positions
+        angles = torch.randn(1 if seed % 2 else batch, length, rotated, device=DEVICE)
+        self.cos, self.sin = angles.cos(), angles.flip(-1).sin()
+        self.before = [torch.randn(batch, groups, 1, width, device=DEVICE) for _ in range(2)]
+        self.kept = kept
+
+    def context(self):
+        state = None
+        if self.kept:
+            state = DecodeState()
+            for name, rows in zip(("key", "value"), self.before, strict=True):
+                state.before(f"kv_shift.{name}", rows, 1)
+        return Context(positions=self.positions, state=state)
+
+    def qkv(self):
+        return QKV(*(x.transpose(1, 2) for x in self.raw))
+
+    def reference(self):
+        q, k, v = self.mechanisms.prologue(self.qkv(), self.context())
+        return rotated(q, self.cos, self.sin), rotated(k, self.cos, self.sin), v
+
+    def fused(self):
+        return run_fused(self.mechanisms, self.qkv(), self.context(), self.cos, self.sin)
+
+    def gradients(self, outs, weights):
+        leaves = [*self.raw, *self.mechanisms.parameters()]
+        total = sum((o * w).sum() for o, w in zip(outs, weights, strict=True))
+        return torch.autograd.grad(total, leaves)
+
+
+@settings(max_examples=40)
+@given(LISTS, SIZES)
+def test_outputs_and_gradients(mechanisms, sizes):
+    case = Case(mechanisms, **sizes)
+    assert fusible(mechanisms)
+    expected, found = case.reference(), case.fused()
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        for ours, theirs in zip(case.fused(), expected, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    weights = [torch.randn_like(x) for x in expected]
+    pairs = zip(case.gradients(found, weights), case.gradients(expected, weights), strict=True)
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_two_runs_give_the_same_bits():
+    case = Case([KVShift(), SelectiveAttention()], (4, 2), 16, 16, 33, 2, True, False, 0)
+    weights = [torch.randn_like(x) for x in case.reference()]
+    first, second = (case.gradients(case.fused(), weights) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+PAIR = [KVShift(init="identity"), SelectiveAttention(init="identity")]
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "phi3", "gpt_neox", "gemma2"])
+def test_hosts(model_type, monkeypatch):
+    ids = tokens(2, 9).to(DEVICE)
+    model = make_loud(headway.attach(tiny(model_type), PAIR)).to(DEVICE)
+    seen = []
+    for choice in ("reference", "triton"):
+        monkeypatch.setenv("HEADWAY_OPS", choice)
+        model.zero_grad()
+        model(ids, labels=ids).loss.backward()
+        grads = [p.grad.clone() for _, p in headway.mechanism_parameters(model)]
+        with torch.no_grad():
+            written = model.generate(ids, max_new_tokens=5, do_sample=False)
+            static = model.generate(
+                ids,
+                max_new_tokens=5,
+                do_sample=False,
+                cache_implementation="static",
+                disable_compile=True,
+            )
+            assert torch.equal(written, static)
+            seen.append((model(ids).logits, written, *grads))
+    for ours, theirs in zip(*seen, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
+
+
+def test_the_kernels_are_really_taken(monkeypatch):
+    calls = []
+    from headway.hosts import attention
+
+    monkeypatch.setattr(
+        attention, "run_fused", lambda *given: calls.append(given) or run_fused(*given)
+    )
+    monkeypatch.setenv("HEADWAY_OPS", "triton")
+    headway.attach(tiny("llama"), PAIR).to(DEVICE)(tokens(1, 3).to(DEVICE))
+    assert len(calls) == 3
+    monkeypatch.setenv("HEADWAY_OPS", "reference")
+    headway.attach(tiny("llama"), PAIR).to(DEVICE)(tokens(1, 3).to(DEVICE))
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize(
+    "mechanism",
+    [
+        KVShift(window=2),
+        KVShift(granularity="channel"),
+        KVShift(targets=("query",)),
+        SelectiveAttention(key=True),
+        SelectiveAttention(per_head=True),
+        SelectiveAttention(token="mlp"),
+        headway.ResidualStream(),
+    ],
+)
+def test_what_the_pass_cannot_carry(mechanism):
+    assert not fusible([mechanism])
+
+
+def test_what_the_environment_may_say(monkeypatch):
+    monkeypatch.setenv("HEADWAY_OPS", "fast")
+    with pytest.raises(HeadwayError, match="HEADWAY_OPS: 'fast' is not accepted"):
+        takes_kernels(torch.zeros(1))
+    monkeypatch.setenv("HEADWAY_OPS", "triton")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(HeadwayError, match="'triton' cannot run on cpu"):
+        takes_kernels(torch.zeros(1))
