@@ -17,10 +17,18 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NamedTuple, Union, cast
 
-from headway_settings import CompareSettings, ReportSettings, __version__
+from headway_settings import (
+    BenchSettings,
+    CompareSettings,
+    EvalSettings,
+    ReportSettings,
+    RetrofitSettings,
+    __version__,
+)
 
 EXTRAS = frozenset(
-    {"tyro", "rich", "plotly", "jinja2", "scipy", "tokenizers", "datasets", "zstandard"}
+    {"tyro", "rich", "plotly", "jinja2", "scipy", "tokenizers", "datasets", "zstandard", "peft"}
+    | {"lm_eval", "accelerate"}
 )
 
 ABOUT = """\
@@ -30,6 +38,9 @@ examples:
   headway compare                      the demo: six arms on Python's own sources
   headway compare --arms vanilla kv_shift --text wiki.jsonl.xz --out runs/wiki
   headway report runs/wiki             the table and the page of that run again
+  headway retrofit my-llama --mechanisms selective --text wiki.jsonl.xz
+  headway eval gpt2 --tasks wikitext   tasks of lm-eval, with mechanisms or without
+  headway bench host                   what attached mechanisms cost in speed and memory
   headway --version"""
 
 COMPARE = """\
@@ -47,6 +58,33 @@ Draw the table and the page again from the results of an earlier comparison.
 examples:
   headway report runs/wiki
   headway report runs/wiki --format markdown"""
+
+RETROFIT = """\
+Fine-tune a trained model with and without mechanisms; report the paired perplexities.
+
+examples:
+  headway retrofit my-llama --mechanisms selective --text wiki.jsonl.xz --steps 500 --out runs/fit
+  headway retrofit my-llama --mechanisms kv_shift+selective --train mechanism --text notes
+  headway retrofit owner/model --train lora --text wiki.jsonl.xz --device cuda --dtype bfloat16
+  headway retrofit my-llama --mechanisms mine.json --seeds 5 --json"""
+
+EVAL = """\
+Ask a model the tasks of lm-eval, or measure its perplexity on a text of your own.
+
+examples:
+  headway eval gpt2 --tasks wikitext lambada_openai --out runs/gpt2
+  headway eval gpt2 --mechanisms runs/shifted --tasks "blimp_*" --limit 100
+  headway eval runs/model --offline-text wiki.jsonl.xz --json
+  headway eval runs/model --include-path my_tasks --tasks my_task"""
+
+
+BENCH = """\
+Measure speed and memory as ratios inside one run, beside their targets.
+
+examples:
+  headway bench host
+  headway bench host --small --eager
+  headway bench host --json"""
 
 
 class _Terminated(KeyboardInterrupt):
@@ -91,6 +129,19 @@ def _report(settings: ReportSettings, command: str) -> None:
     _show(settings.folder, settings.format)
 
 
+def _retrofit(settings: RetrofitSettings, command: str) -> None:
+    from rich.console import Console
+
+    from headway.studies.retrofit import retrofit
+    from headway.studies.retrofit_table import print_retrofit
+
+    summary = retrofit(settings, command)
+    if settings.json:
+        print(json.dumps(summary, indent=1))
+    else:
+        print_retrofit(summary, settings.out, Console())
+
+
 def _show(folder: Path, form: str) -> None:
     from rich.console import Console
 
@@ -111,6 +162,32 @@ def _show(folder: Path, form: str) -> None:
             print(f"\nThe page: {page}")
 
 
+def _eval(settings: EvalSettings, command: str) -> None:
+    from rich.console import Console
+
+    from headway.evaluation.evaluate import evaluate
+    from headway.evaluation.table import print_result
+
+    result = evaluate(settings, command)
+    if settings.json:
+        print(json.dumps(result, indent=2))
+    else:
+        print_result(result, Console())
+
+
+def _bench(settings: BenchSettings, command: str) -> None:
+    from rich.console import Console
+
+    from headway.bench.host import bench_host
+    from headway.bench.results import print_lines, to_json
+
+    lines = bench_host(settings.small, not settings.eager)
+    if settings.json:
+        print(json.dumps(to_json(settings.name, command, lines), indent=1))
+    else:
+        print_lines(lines, Console())
+
+
 class Verb(NamedTuple):
     """One verb: its settings, its help, and what it does with settings and the command typed."""
 
@@ -123,6 +200,9 @@ class Verb(NamedTuple):
 VERBS = (
     Verb("compare", CompareSettings, COMPARE, _compare),
     Verb("report", ReportSettings, REPORT, _report),
+    Verb("bench", BenchSettings, BENCH, _bench),
+    Verb("retrofit", RetrofitSettings, RETROFIT, _retrofit),
+    Verb("eval", EvalSettings, EVAL, _eval),
 )
 
 

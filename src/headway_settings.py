@@ -80,6 +80,50 @@ class CompareSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RetrofitSettings:
+    """Fine-tune a trained model with and without mechanisms, several seeds an arm."""
+
+    model: str
+    """Folder or hub id of a plain causal language model of transformers (safetensors only)."""
+    mechanisms: str = "selective"
+    """Presets joined by '+', or the path of a JSON file [mechanism, ...], taken as written."""
+    init: Literal["identity", "paper"] = "identity"
+    """How presets start: 'identity' leaves the model's logits as they are, 'paper' does not."""
+    train: Literal["all", "mechanism", "lora"] = "all"
+    """All weights, the mechanisms alone, or low-rank adapters (needs peft) with the mechanisms."""
+    text: str | None = None
+    """File, folder, .jsonl[.xz|.gz|.zst] with a "text" field, or hf:NAME; else Python's sources."""
+    max_characters: int = 8_000_000
+    """Read at most this much text (whole documents)."""
+    out: Path = Path("runs/retrofit")
+    """Folder of the results; the same command with the same folder continues an interrupted run."""
+
+    seeds: int = 2
+    """Seeds an arm: orders of the batches, and starts of adapters; both arms share them."""
+    steps: int = 200
+    """Optimiser steps a run; 0 measures the model before training only."""
+    batch_size: int = 8
+    """Sequences a step."""
+    context: int = 256
+    """Tokens a sequence, at most the model's max_position_embeddings."""
+    learning_rate: float = 1e-4
+    """Peak learning rate: linear warm-up over a tenth of the steps, then cosine to a tenth."""
+    mechanism_learning_rate: float | None = None
+    """Peak for the mechanisms, which have further to go than trained weights (default: 10 times
+    the learning rate)."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay on matrices; vectors and mechanisms' own numbers are not decayed."""
+    validation_tokens: int = 16_384
+    """Tokens of the validation split that every evaluation reads."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes a GPU if there is one."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the forward pass (bfloat16 by autocast; weights stay float32)."""
+    json: bool = False
+    """Print the summary as JSON on standard output instead of tables."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportSettings:
     """Draw the table and the page again from the results of an earlier comparison."""
 
@@ -87,3 +131,50 @@ class ReportSettings:
     """The folder that `headway compare --out` wrote."""
     format: Literal["table", "markdown", "json"] = "table"
     """What to print on standard output."""
+
+
+EvalDtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSettings:
+    """Ask a model the tasks of lm-eval, or measure its perplexity on a text."""
+
+    model: str
+    """Folder or hub id: a plain model, one saved with mechanisms, or one of Headway's own."""
+    mechanisms: Path | None = None
+    """Folder of headway.save_mechanisms, to put into a plain model."""
+    tasks: tuple[str, ...] = ()
+    """Names of lm-eval's tasks, groups or tags; '*' stands for any characters."""
+    include_path: Path | None = None
+    """Folder with task files (YAML) of your own."""
+    offline_text: str | None = None
+    """Text to measure perplexity on, as --text of compare takes it; no network is needed."""
+    limit: int | None = None
+    """At most as many examples a task, and documents of the text."""
+    num_fewshot: int | None = None
+    """Solved examples before each question (default: what the task says)."""
+    batch_size: int = 8
+    """Sequences a forward pass."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto takes a GPU if there is one."""
+    dtype: EvalDtype = "auto"
+    """Type of the weights and of the arithmetic; auto is that of the saved weights."""
+    out: Path | None = None
+    """Folder for the result, eval.json."""
+    json: bool = False
+    """Print the result as JSON on standard output instead of a table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSettings:
+    """Measure speed and memory as ratios inside one run, beside their targets."""
+
+    name: Literal["host"]
+    """'host': a 1B Llama with KV shift and selective attention attached, beside it untouched."""
+    small: bool = False
+    """Small sizes, for a machine without a GPU."""
+    eager: bool = False
+    """Leave out what is measured under torch.compile."""
+    json: bool = False
+    """Print everything as JSON on standard output instead of a table."""

@@ -18,7 +18,7 @@ import torch
 import tyro
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import headway
 from headway import HeadwayCache, HeadwayConfig, HeadwayForCausalLM, Mechanism
@@ -31,6 +31,7 @@ README, DOCS = ROOT / "README.md", ROOT / "docs"
 PAGES = [README, *sorted(DOCS.rglob("*.md"))]
 NAMES = sorted(n for n, cls in Mechanism.registry.items() if cls.__module__.startswith("headway."))
 OWN = DOCS / "add-a-mechanism.md"
+HOST = DOCS / "add-a-host.md"  # tests/hosts/test_add_a_host.py runs it
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 
 
@@ -213,13 +214,37 @@ def test_json_arms_are_understood(tmp_path: Path) -> None:
     assert list(arms) == ["vanilla", *json.loads(told)]
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if fences(p, "python") and p != OWN], ids=label)
+CODE = [p for p in PAGES if fences(p, "python") and p not in (OWN, HOST)]
+
+
+@pytest.mark.parametrize("page", CODE, ids=label)
 def test_the_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     names: dict[str, Any] = {"__name__": "page"}
     for block in fences(page, "python"):
         exec(compile(block, label(page), "exec"), names)
+
+
+def test_the_example_with_a_model_of_yours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = [b for b in fences(README, "text") if "headway.attach(" in b]
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    config = LlamaConfig(vocab_size=20, num_attention_heads=2, **sizes)
+    LlamaForCausalLM(config).save_pretrained("my-llama")
+    names: dict[str, Any] = {}
+    exec(compile(code, label(README), "exec"), names)
+    assert headway.attached(headway.from_pretrained("my-llama-with-mechanisms"))
+    assert not headway.attached(names["model"])
+
+
+def test_the_tutorial_shows_the_whole_example() -> None:
+    page, example = DOCS / "tutorial-hosts.md", ROOT / "examples" / "attach.py"
+
+    def written(text: str) -> list[str]:
+        return [line for line in text.splitlines() if line.strip()]
+
+    assert written("\n".join(fences(page, "python"))) == written(example.read_text("utf-8"))
 
 
 @pytest.fixture

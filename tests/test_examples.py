@@ -27,7 +27,7 @@ def own() -> ModuleType:
 
 
 def test_every_example_is_tested() -> None:
-    assert {p.stem for p in EXAMPLES.glob("*.py")} == {"own_attention", "quickstart"}
+    assert {p.stem for p in EXAMPLES.glob("*.py")} == {"attach", "own_attention", "quickstart"}
 
 
 def test_the_quickstart_saves_and_loads(capsys: pytest.CaptureFixture[str]) -> None:
@@ -35,6 +35,31 @@ def test_the_quickstart_saves_and_loads(capsys: pytest.CaptureFixture[str]) -> N
     told = capsys.readouterr().out
     assert "the loaded model generates the same: True" in told
     assert "KVShift(" in told.partition("mechanisms of the loaded model:")[2]
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_attach_tunes_saves_and_loads(
+    given: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = load("attach")
+    options = ["--steps", "12", "--characters", "200000", "--first-steps", "12"]
+    if given:
+        tokenizer = example.make_tokenizer(["some text to learn a few tokens from"])
+        example.make_llama(tokenizer).save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        options += ["--model", str(tmp_path)]
+    example.main([*options, "--prompt", "def __init__"])
+    told = capsys.readouterr().out
+    runs = re.findall(r"(with\w*) mechanisms: held-out loss ([\d.]+) -> ([\d.]+)", told)
+    assert [name for name, _, _ in runs] == ["without", "with"]
+    (_, start, plain), (_, also, changed) = runs
+    assert start == also
+    assert plain != changed
+    assert max(float(plain), float(changed)) < float(start)
+    same = dict(re.findall(r"^the same logits(.*): (\w+)$", told, re.MULTILINE))
+    assert same == {"": "True", " after detaching": "False", " after attaching": "True"}
+    assert "loaded: kv_shift, selective_attention" in told
+    assert "\ndef __init__" in told
 
 
 def test_own_attention_learns_and_writes(

@@ -11,7 +11,7 @@ from headway import HeadwayError, KVShift, SelectiveAttention
 from headway.mechanisms.base import Dims
 from headway.mechanisms.compose import AttentionMechanisms
 from headway.mechanisms.context import QKV, Context
-from headway.mechanisms.fused import fusible, run_fused, takes_kernels
+from headway.mechanisms.fused import FusedPrologue, fusible, ops_choice
 from headway.mechanisms.state import DecodeState
 
 pytest.importorskip("triton")
@@ -82,8 +82,9 @@ class Case:
         if packed:
             positions = positions % 4
         self.positions = positions
-        angles = torch.randn(1 if seed % 2 else batch, length, rotated, device=DEVICE)
-        self.cos, self.sin = angles.cos(), angles.flip(-1).sin()
+        angles = torch.randn(1 if seed % 2 else batch, length, rotated // 2, device=DEVICE)
+        angles, factor = torch.cat([angles, angles], dim=-1), 1 + 0.1 * (seed % 3)
+        self.cos, self.sin = factor * angles.cos(), factor * angles.sin()
         self.before = [torch.randn(batch, groups, 1, width, device=DEVICE) for _ in range(2)]
         self.kept = kept
 
@@ -103,7 +104,8 @@ class Case:
         return rotated(q, self.cos, self.sin), rotated(k, self.cos, self.sin), v
 
     def fused(self):
-        return run_fused(self.mechanisms, self.qkv(), self.context(), self.cos, self.sin)
+        fused = FusedPrologue(self.mechanisms, "triton")
+        return fused(self.qkv(), self.context(), self.cos, self.sin)
 
     def gradients(self, outs, weights):
         leaves = [*self.raw, *self.mechanisms.parameters()]
@@ -141,11 +143,10 @@ PAIR = [KVShift(init="identity"), SelectiveAttention(init="identity")]
 @pytest.mark.parametrize("model_type", ["llama", "mistral", "phi3", "gpt_neox", "gemma2"])
 def test_hosts(model_type, monkeypatch):
     ids = tokens(2, 9).to(DEVICE)
-    model = make_loud(headway.attach(tiny(model_type), PAIR)).to(DEVICE)
     seen = []
     for choice in ("reference", "triton"):
         monkeypatch.setenv("HEADWAY_OPS", choice)
-        model.zero_grad()
+        model = make_loud(headway.attach(tiny(model_type), PAIR)).to(DEVICE)
         model(ids, labels=ids).loss.backward()
         grads = [p.grad.clone() for _, p in headway.mechanism_parameters(model)]
         with torch.no_grad():
@@ -165,17 +166,14 @@ def test_hosts(model_type, monkeypatch):
 
 def test_the_kernels_are_really_taken(monkeypatch):
     calls = []
-    from headway.hosts import attention
-
+    asked = FusedPrologue.__call__
     monkeypatch.setattr(
-        attention, "run_fused", lambda *given: calls.append(given) or run_fused(*given)
+        FusedPrologue, "__call__", lambda *given: calls.append(given) or asked(*given)
     )
-    monkeypatch.setenv("HEADWAY_OPS", "triton")
-    headway.attach(tiny("llama"), PAIR).to(DEVICE)(tokens(1, 3).to(DEVICE))
-    assert len(calls) == 3
-    monkeypatch.setenv("HEADWAY_OPS", "reference")
-    headway.attach(tiny("llama"), PAIR).to(DEVICE)(tokens(1, 3).to(DEVICE))
-    assert len(calls) == 3
+    for choice, count in (("triton", 3), ("reference", 3)):
+        monkeypatch.setenv("HEADWAY_OPS", choice)
+        headway.attach(tiny("llama"), PAIR).to(DEVICE)(tokens(1, 3).to(DEVICE))
+        assert len(calls) == count
 
 
 @pytest.mark.parametrize(
@@ -197,8 +195,9 @@ def test_what_the_pass_cannot_carry(mechanism):
 def test_what_the_environment_may_say(monkeypatch):
     monkeypatch.setenv("HEADWAY_OPS", "fast")
     with pytest.raises(HeadwayError, match="HEADWAY_OPS: 'fast' is not accepted"):
-        takes_kernels(torch.zeros(1))
-    monkeypatch.setenv("HEADWAY_OPS", "triton")
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+        ops_choice()
+    monkeypatch.setattr("headway.mechanisms.fused._INTERPRETED", False)
+    case = Case([KVShift()], (2, 1), 4, 4, 3, 1, False, False, 0)
     with pytest.raises(HeadwayError, match="'triton' cannot run on cpu"):
-        takes_kernels(torch.zeros(1))
+        FusedPrologue(case.mechanisms, "triton").runs_on(torch.zeros(1))
+    assert not FusedPrologue(case.mechanisms, "auto").runs_on(torch.zeros(1))

@@ -13,7 +13,6 @@ from headway.hosts.parts import AttentionParts
 from headway.hosts.scores import attend_with_lse
 from headway.mechanisms.compose import Norm
 from headway.mechanisms.context import QKV
-from headway.mechanisms.fused import run_fused, takes_kernels
 
 
 class Call(NamedTuple):
@@ -39,9 +38,9 @@ class HostAttention(FamilyMixin):
     """The family's own function, borrowed from its module."""
     eager_attention_forward: Callable[..., tuple[Tensor, Tensor]]
     """The family's own function, borrowed from its module."""
-    fuses: ClassVar[bool] = True
-    """Whether shift, temperatures and rotation may run as one pass: nothing stands between them
-    and `position_embeddings` holds all angles."""
+    fuses: ClassVar[bool] = False
+    """Whether shift, temperatures and rotation may run as one pass: nothing stands between them,
+    and `position_embeddings` holds cosines and sines of pairs half of the channels apart."""
 
     def project(self, hidden: Tensor) -> QKV:
         """Raw queries `(B, H, T, D)`, keys and values `(B, G, T, D)` of `(B, T, C)`."""
@@ -130,8 +129,8 @@ class HostAttention(FamilyMixin):
         if parts.keep_raw:
             headway.check_checkpointing()
             headway.leave_raw(self.layer_idx, raw)
-        if self.fuses and parts.fusible and takes_kernels(raw.q):
-            q, k, v = run_fused(parts.mechanisms, raw, ctx, *options["position_embeddings"])
+        if parts.fused is not None and self.fuses and parts.fused.runs_on(raw.q):
+            q, k, v = parts.fused(raw, ctx, *options["position_embeddings"])
         else:
             q, k, v = parts.mechanisms.prologue(raw, ctx, *self.qk_norms())
             q, k = self.rotate(q, k, call)

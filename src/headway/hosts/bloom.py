@@ -18,8 +18,6 @@ from headway.mechanisms.context import QKV
 class BloomAttention(HostAttention):
     """Scores with a bias that grows with the column of the key."""
 
-    fuses = False
-
     dropout_add: Any
 
     @property

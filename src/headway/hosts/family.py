@@ -69,14 +69,41 @@ class Family:
                 )
 
 
+_registered: dict[str, Family] = {}
+
+
+def register_family(family: Family) -> None:
+    """Make a family known to `attach` and loading, in this process; see docs/add-a-host.md.
+
+    One that was registered before under the same model type gives way.
+
+    Raises:
+        HeadwayError: no model type is named, or Headway has a family for one of them itself.
+    """
+    if not family.model_types:
+        raise HeadwayError("model_types: it is empty; accepted is at least one model type")
+    for model_type in family.model_types:
+        if model_type in own_families():
+            raise HeadwayError(
+                f"model_types: {model_type!r} has a family in Headway itself; accepted are "
+                "model types without one"
+            )
+    _registered.update(dict.fromkeys(family.model_types, family))
+
+
 @cache
-def families() -> dict[str, Family]:
-    """All families by transformers' model type."""
+def own_families() -> dict[str, Family]:
+    """The families that Headway itself has, by transformers' model type."""
     known: dict[str, Family] = {}
     for file in FILES:
         for family in import_module(f"headway.hosts.{file}").FAMILIES:
             known |= dict.fromkeys(family.model_types, family)
     return known
+
+
+def families() -> dict[str, Family]:
+    """All families by transformers' model type, those that were registered with them."""
+    return own_families() | _registered
 
 
 def family_of(config: Any) -> Family:

@@ -13,6 +13,8 @@ from headway.hosts.llama import Qwen3Attention
 class Gemma2Attention(HostAttention):
     """With capped scores."""
 
+    fuses = True
+
     def interface_options(self) -> dict[str, Any]:
         return super().interface_options() | {"softcap": self.attn_logit_softcapping}
 

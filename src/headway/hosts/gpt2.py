@@ -14,8 +14,6 @@ from headway.mechanisms.context import QKV
 class GPT2Attention(HostAttention):
     """No rotation; positions were added to the embedding."""
 
-    fuses = False
-
     def project(self, hidden: Tensor) -> QKV:
         parts = self.c_attn(hidden).split(self.split_size, dim=2)
         return QKV(*(split_heads(p, self.head_dim) for p in parts))

@@ -13,6 +13,8 @@ from headway.mechanisms.context import QKV
 class GPTNeoXAttention(HostAttention):
     """Each head's query, key and value stand together; a fraction of the channels is rotated."""
 
+    fuses = True
+
     def project(self, hidden: Tensor) -> QKV:
         heads = self.query_key_value(hidden).unflatten(-1, (-1, 3 * self.head_size))
         return QKV(*heads.transpose(1, 2).chunk(3, dim=-1))

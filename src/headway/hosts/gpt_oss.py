@@ -14,8 +14,6 @@ from headway.mechanisms.sink_logit import SinkLogit
 class GptOssAttention(HostAttention):
     """One learned sink a head; angles for half of the channels."""
 
-    fuses = False
-
     def interface_options(self) -> dict[str, Any]:
         return super().interface_options() | {"s_aux": self.sinks}
 

@@ -10,10 +10,14 @@ from headway.hosts.layer import HostLayer
 from headway.mechanisms.compose import Norm
 
 
+class LlamaAttention(HostAttention):
+    """All defaults: nothing stands between projection and rotation."""
+
+    fuses = True
+
+
 class Qwen3Attention(HostAttention):
     """With norms of queries and keys per head."""
-
-    fuses = False
 
     def qk_norms(self) -> tuple[Norm | None, Norm | None]:
         return self.q_norm, self.k_norm
@@ -22,16 +26,12 @@ class Qwen3Attention(HostAttention):
 class SmolLM3Attention(HostAttention):
     """Without positions in some layers."""
 
-    fuses = False
-
     def rotate(self, q: Tensor, k: Tensor, call: Call) -> tuple[Tensor, Tensor]:
         return super().rotate(q, k, call) if self.use_rope else (q, k)
 
 
 class Olmo2Attention(HostAttention):
     """With norms of queries and keys over all heads at once."""
-
-    fuses = False
 
     def qk_norms(self) -> tuple[Norm | None, Norm | None]:
         return _over_heads(self.q_norm), _over_heads(self.k_norm)
@@ -72,7 +72,7 @@ FAMILIES = (
     Family(
         name="Llama",
         model_types=("llama", "mistral", "qwen2"),
-        attention=HostAttention,
+        attention=LlamaAttention,
         layer=HostLayer,
     ),
     Family(
@@ -84,5 +84,5 @@ FAMILIES = (
     ),
     Family(name="SmolLM3", model_types=("smollm3",), attention=SmolLM3Attention, layer=HostLayer),
     Family(name="OLMo 2", model_types=("olmo2",), attention=Olmo2Attention, layer=Olmo2Layer),
-    Family(name="Granite", model_types=("granite",), attention=HostAttention, layer=GraniteLayer),
+    Family(name="Granite", model_types=("granite",), attention=LlamaAttention, layer=GraniteLayer),
 )

@@ -15,8 +15,6 @@ from headway.mechanisms.context import QKV
 class OPTAttention(HostAttention):
     """Queries carry the factor of the scores."""
 
-    fuses = False
-
     def project(self, hidden: Tensor) -> QKV:
         parts = (self.q_proj(hidden), self.k_proj(hidden), self.v_proj(hidden))
         return QKV(*(split_heads(p, self.head_dim) for p in parts))

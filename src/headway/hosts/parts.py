@@ -9,7 +9,7 @@ from torch import nn
 from headway.mechanisms.attention_residual import DepthRead
 from headway.mechanisms.base import Dims, Learned, Mechanism, Place, fill
 from headway.mechanisms.compose import AttentionMechanisms
-from headway.mechanisms.fused import fusible
+from headway.mechanisms.fused import FusedPrologue, fusible, ops_choice
 from headway.mechanisms.layer_shortcut import ShortcutAttention
 from headway.mechanisms.scalar_mix import FinalMix
 
@@ -24,7 +24,7 @@ class AttentionParts(nn.Module):
         mechanisms: prologues and epilogues.
         shortcut: attention over depth, in the last layer.
         keep_raw: whether later layers read the raw projections.
-        fusible: whether one fused pass can carry all prologues.
+        fused: all prologues as one pass, where one can carry them.
     """
 
     def __init__(self, mechanisms: Sequence[Mechanism], dims: Dims, layer_idx: int) -> None:
@@ -34,7 +34,8 @@ class AttentionParts(nn.Module):
         inside = () if self.replaced else mechanisms
         self.mechanisms = AttentionMechanisms(inside, dims, layer_idx)
         self.keep_raw = any(m.streams for m in mechanisms)
-        self.fusible = fusible(list(mechanisms))
+        fused = fusible(mechanisms) and not self.replaced
+        self.fused = FusedPrologue(self.mechanisms, ops_choice()) if fused else None
 
     @property
     def replaced(self) -> bool:

@@ -13,6 +13,8 @@ from headway.mechanisms.context import QKV
 class Phi3Attention(HostAttention):
     """Queries first, then keys, then values."""
 
+    fuses = True
+
     def project(self, hidden: Tensor) -> QKV:
         keys = self.num_key_value_heads * self.head_dim
         queries = self.config.num_attention_heads * self.head_dim

@@ -5,6 +5,7 @@ The pass is a Triton kernel (`headway.ops.fused_prologue`) that shifts, scales a
 """
 
 import os
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import cast
 
@@ -25,71 +26,91 @@ CHOICE = "HEADWAY_OPS"
 """Environment variable: 'triton' forces the kernels, 'reference' the plain functions."""
 
 
-def fusible(mechanisms: list[Mechanism]) -> bool:
+_TRITON = find_spec("triton") is not None
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def ops_choice() -> str:
+    """'auto', 'triton' or 'reference', as the environment says.
+
+    Raises:
+        HeadwayError: it says something else.
+    """
+    choice = os.environ.get(CHOICE, "auto")
+    if choice not in ("auto", "triton", "reference"):
+        raise HeadwayError(f"{CHOICE}: {choice!r} is not accepted; accepted are triton, reference")
+    return choice
+
+
+def fusible(mechanisms: Sequence[Mechanism]) -> bool:
     """Whether the prologues of a list are ones that the fused pass knows."""
     prologues = [m for m in mechanisms if m.place < Place.OUTPUT]
     return bool(prologues) and all(_known(m) for m in prologues)
 
 
-def takes_kernels(x: Tensor) -> bool:
-    """Whether the fused pass runs here: on a GPU with Triton, unless the environment decides.
-
-    Raises:
-        HeadwayError: the environment forces what cannot run, or has a value of its own.
-    """
-    choice = os.environ.get(CHOICE, "auto")
-    if choice not in ("auto", "triton", "reference"):
-        raise HeadwayError(f"{CHOICE}: {choice!r} is not accepted; accepted are triton, reference")
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    possible = (x.is_cuda or interpreted) and find_spec("triton") is not None
-    if choice == "triton" and not possible:
-        raise HeadwayError(
-            f"{CHOICE}: 'triton' cannot run on {x.device.type} here; accepted are reference, or a "
-            "GPU with the package triton"
-        )
-    return possible and choice != "reference" and (x.is_cuda or choice == "triton")
-
-
-def run_fused(
-    mechanisms: AttentionMechanisms, raw: QKV, ctx: Context, cos: Tensor, sin: Tensor
-) -> QKV:
-    """What `prologue` and the rotation give, in one pass.
+class FusedPrologue:
+    """What `prologue` and the rotation give, in one pass, for one layer.
 
     Args:
         mechanisms: of a list that is `fusible`.
-        raw: queries `(B, H, T, D)`, keys and values `(B, G, T, D)`.
-        ctx: the layer's surroundings.
-        cos: `(B or 1, T, R)`, R rotated channels, pairs half of R apart.
-        sin: the same.
+        choice: see `ops_choice`.
     """
-    from headway.ops.fused_prologue import Learned, Surroundings, fused_prologue
 
-    members = dict(mechanisms.members.items())
-    shift = cast(KVShiftModule | None, members.get("kv_shift"))
-    tempered = cast(SelectiveAttentionModule | None, members.get("selective_attention"))
-    targets = () if shift is None else shift.spec.targets
-    state = ctx.state
-    before = {
-        t: state.before(f"kv_shift.{t}", getattr(raw, t[0]), 1)
-        for t in targets
-        if state is not None
-    }
-    query, value = (_temperature(tempered, target) for target in ("query", "value"))
-    out = fused_prologue(
-        *raw,
-        Learned(
-            key_taps=shift.taps("key") if shift and "key" in targets else None,
-            value_taps=shift.taps("value") if shift and "value" in targets else None,
-            query_weight=_weight(query),
-            query_alpha=_alpha(query),
-            value_weight=_weight(value),
-            value_alpha=_alpha(value),
-        ),
-        Surroundings(
-            ctx.positions, cos, sin, before.get("key"), before.get("value"), _offset(query or value)
-        ),
-    )
-    return QKV(*out)
+    def __init__(self, mechanisms: AttentionMechanisms, choice: str) -> None:
+        members = dict(mechanisms.members.items())
+        self.choice = choice
+        self.shift = cast(KVShiftModule | None, members.get("kv_shift"))
+        tempered = cast(SelectiveAttentionModule | None, members.get("selective_attention"))
+        self.query, self.value = (_temperature(tempered, t) for t in ("query", "value"))
+        some = self.query or self.value
+        self.slope_offset = 0.0 if some is None else some.slope_offset
+        targets: tuple[str, ...] = () if self.shift is None else self.shift.spec.targets
+        self.shifts_key, self.shifts_value = "key" in targets, "value" in targets
+
+    def runs_on(self, x: Tensor) -> bool:
+        """Whether it is taken: on a GPU with Triton, unless the environment decides.
+
+        Raises:
+            HeadwayError: the environment forces what cannot run.
+        """
+        if self.choice == "auto":
+            return x.is_cuda and _TRITON
+        if self.choice == "triton" and not (_TRITON and (x.is_cuda or _INTERPRETED)):
+            raise HeadwayError(
+                f"{CHOICE}: 'triton' cannot run on {x.device.type} here; accepted are reference, "
+                "or a GPU with the package triton"
+            )
+        return self.choice == "triton"
+
+    def __call__(self, raw: QKV, ctx: Context, cos: Tensor, sin: Tensor) -> QKV:
+        """Rotated queries and keys, and values.
+
+        Args:
+            raw: queries `(B, H, T, D)`, keys and values `(B, G, T, D)`.
+            ctx: the layer's surroundings.
+            cos: `(B or 1, T, R)`, R rotated channels, pairs half of R apart.
+            sin: the same.
+        """
+        from headway.ops.fused_prologue import Learned, Surroundings, fused_prologue
+
+        state, shift = ctx.state, self.shift
+        key_taps = value_taps = key_before = value_before = None
+        if shift is not None and self.shifts_key:
+            key_taps = shift.taps("key")
+            key_before = None if state is None else state.before("kv_shift.key", raw.k, 1)
+        if shift is not None and self.shifts_value:
+            value_taps = shift.taps("value")
+            value_before = None if state is None else state.before("kv_shift.value", raw.v, 1)
+        learned = Learned(
+            key_taps,
+            value_taps,
+            _weight(self.query),
+            _alpha(self.query),
+            _weight(self.value),
+            _alpha(self.value),
+        )
+        around = Surroundings(ctx.positions, cos, sin, key_before, value_before, self.slope_offset)
+        return QKV(*fused_prologue(*raw, learned, around))
 
 
 def _known(mechanism: Mechanism) -> bool:
@@ -116,7 +137,3 @@ def _weight(temperature: Temperature | None) -> Tensor | None:
 
 def _alpha(temperature: Temperature | None) -> Tensor | None:
     return None if temperature is None or not temperature.spec.position else temperature.alpha
-
-
-def _offset(temperature: Temperature | None) -> float:
-    return 0.0 if temperature is None else temperature.slope_offset

@@ -96,8 +96,10 @@ def rows_before(state: DecodeState | None, name: str, x: Tensor, count: int) -> 
 
 
 def _last_rows(held: Tensor, x: Tensor, count: int) -> Tensor:
-    """A copy, as a view would keep the whole prompt's projections alive."""
-    if x.shape[-2] >= count:
+    """A copy of a prompt's end, as a view would keep all of its projections alive."""
+    if x.shape[-2] == count:
+        return x
+    if x.shape[-2] > count:
         return x[..., -count:, :].clone()
     return torch.cat([held[..., x.shape[-2] - count :, :], x], dim=-2)
 

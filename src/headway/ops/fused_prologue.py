@@ -76,34 +76,36 @@ def fused_prologue(
     if torch.is_grad_enabled():
         out: tuple[Tensor, Tensor, Tensor] = _Prologue.apply(q, k, v, around, *learned)
         return out
-    return _forward(q, k, v, learned, around)[:3]
+    return _forward(q, k, v, learned, around, keep_tau=False)[:3]
 
 
 class _Prologue(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, around: Surroundings, *own: Any) -> Any:
         learned = Learned(*own)
-        *out, query_tau, value_tau = _forward(q, k, v, learned, around)
+        *out, query_tau, value_tau = _forward(q, k, v, learned, around, keep_tau=True)
         ctx.slope_offset = around.slope_offset
-        ctx.save_for_backward(q, k, v, query_tau, value_tau, *around[:5], *own)
+        # The scaled query, which attention keeps anyway, stands for the raw one.
+        ctx.save_for_backward(out[0], k, v, query_tau, value_tau, *around[:5], *own)
         return tuple(out)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        q, k, v, query_tau, value_tau, *rest = ctx.saved_tensors
+        q_out, k, v, query_tau, value_tau, *rest = ctx.saved_tensors
         around = Surroundings(*rest[:5], slope_offset=ctx.slope_offset)
         learned = Learned(*rest[5:])
-        return _backward(grads, q, k, v, (query_tau, value_tau), learned, around)
+        return _backward(grads, q_out, k, v, (query_tau, value_tau), learned, around)
 
 
 def _forward(
-    q: Tensor, k: Tensor, v: Tensor, learned: Learned, around: Surroundings
+    q: Tensor, k: Tensor, v: Tensor, learned: Learned, around: Surroundings, keep_tau: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The three and both temperatures `(B, T)`."""
+    """The three and, if kept, both temperatures `(B, T)`."""
     batch, heads, length, width = q.shape
     groups = k.shape[1]
     outs = [_rows_of_tokens(x) for x in (q, k, v)]
-    taus = [torch.empty(batch, length, dtype=torch.float32, device=q.device) for _ in range(2)]
+    size = (2, batch, length) if keep_tau else (2, 0)
+    taus = torch.empty(size, dtype=torch.float32, device=q.device).unbind()
     forward_kernel[(batch * length,)](
         q,
         k,
@@ -120,8 +122,6 @@ def _forward(
         *_strides(q),
         *_strides(k),
         *_strides(v),
-        *_strides(outs[0]),
-        *_strides(outs[1]),
         *around.positions.stride(),
         _row_stride(around.cos),
         around.cos.stride(1),
@@ -132,6 +132,7 @@ def _forward(
         HAS_BEFORE_K=around.key_before is not None,
         HAS_BEFORE_V=around.value_before is not None,
         OFFSET=around.slope_offset,
+        KEEP_TAU=keep_tau,
         num_warps=_warps(heads * width),
     )
     return outs[0], outs[1], outs[2], taus[0], taus[1]
@@ -139,25 +140,25 @@ def _forward(
 
 def _backward(
     grads: Any,
-    q: Tensor,
+    q_out: Tensor,
     k: Tensor,
     v: Tensor,
     taus: tuple[Tensor, Tensor],
     learned: Learned,
     around: Surroundings,
 ) -> tuple[Any, ...]:
-    batch, heads, length, width = q.shape
+    batch, heads, length, width = q_out.shape
     groups, tokens = k.shape[1], batch * length
     grads = [x if x.stride(-1) == 1 else x.contiguous() for x in grads]
-    dq, dk, dv = (_rows_of_tokens(x) for x in (q, k, v))
+    dq, dk, dv = (_rows_of_tokens(x) for x in (q_out, k, v))
     programs = min(tokens, PROGRAMS)
-    blank = {"dtype": torch.float32, "device": q.device}
+    blank: dict[str, Any] = {"dtype": torch.float32, "device": q_out.device}
     query_shares = torch.zeros(programs, heads * width, **blank)
     value_shares = torch.zeros(programs, 5, groups * width, **blank)
     slope_shares = torch.zeros(programs, 2, **blank)
     backward_kernel[(programs,)](
         *grads,
-        q,
+        q_out,
         k,
         v,
         dq,
@@ -167,7 +168,7 @@ def _backward(
         query_shares,
         value_shares,
         slope_shares,
-        *_pointers(learned, q),
+        *_pointers(learned, q_out),
         around.positions,
         around.cos,
         around.sin,
@@ -178,11 +179,8 @@ def _backward(
         *_strides(grads[0]),
         *_strides(grads[1]),
         *_strides(grads[2]),
-        *_strides(q),
         *_strides(k),
         *_strides(v),
-        *_strides(dq),
-        *_strides(dk),
         *around.positions.stride(),
         _row_stride(around.cos),
         around.cos.stride(1),
@@ -206,7 +204,8 @@ def _backward(
         value_weight=shares[4].flatten(),
         value_alpha=_through_sigmoid(slopes[1:], learned.value_alpha),
     )
-    own = [None if p is None else g.to(p.dtype) for g, p in zip(found, learned, strict=True)]
+    pairs = zip(found, learned, strict=True)
+    own = [None if p is None or g is None else g.to(p.dtype) for g, p in pairs]
     return dq, dk, dv, None, *own
 
 

@@ -34,7 +34,7 @@ def _load(pointer, inside):
 
 @triton.jit
 def _only_if(inside, condition):
-    """A mask under a condition; written so because the interpreter spreads no single truth value."""
+    """A mask under a condition, which Triton's interpreter cannot spread as a truth value."""
     return inside & (tl.where(inside, condition.to(tl.int32), 0) > 0)
 
 
@@ -67,13 +67,13 @@ def forward_kernel(
     q, k, v, q_out, k_out, v_out, tau_q, tau_v,
     taps_k, taps_v, weight_q, alpha_q, weight_v, alpha_v,
     positions, cos, sin, before_k, before_v, length,
-    q_b, q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t, oq_b, oq_h, oq_t, ok_b, ok_h, ok_t,
-    p_b, p_t, c_b, c_t, bk_b, bk_h, bv_b, bv_h,
+    q_b, q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t, p_b, p_t, c_b, c_t, bk_b, bk_h, bv_b, bv_h,
     HEADS: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr, ROTATED: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
     SHIFT_K: tl.constexpr, SHIFT_V: tl.constexpr, TOKEN_Q: tl.constexpr, PLACE_Q: tl.constexpr,
     TOKEN_V: tl.constexpr, PLACE_V: tl.constexpr,
     HAS_BEFORE_K: tl.constexpr, HAS_BEFORE_V: tl.constexpr, OFFSET: tl.constexpr,
+    KEEP_TAU: tl.constexpr,
 ):
     token = tl.program_id(0).to(tl.int64)
     b, t = token // length, token % length
@@ -97,9 +97,9 @@ def forward_kernel(
     c = tl.load(cos + angles + channel, mask=turned, other=1.0).to(tl.float32)
     s = _load(sin + angles + channel, turned)
     y = tau * (x * c + sign * other * s)
-    out = q_out + b * oq_b + t * oq_t + head * oq_h + channel
-    tl.store(out, y.to(q_out.dtype.element_ty), mask=inside)
-    tl.store(tau_q + token, tau)
+    tl.store(q_out + token * HEADS * WIDTH + at, y.to(q_out.dtype.element_ty), mask=inside)
+    if KEEP_TAU:
+        tl.store(tau_q + token, tau)
 
     # Keys
     at = tl.arange(0, BLOCK_K)
@@ -117,8 +117,8 @@ def forward_kernel(
     )
     c = tl.load(cos + angles + channel, mask=turned, other=1.0).to(tl.float32)
     s = _load(sin + angles + channel, turned)
-    out = k_out + b * ok_b + t * ok_t + head * ok_h + channel
-    tl.store(out, (x * c + sign * other * s).to(k_out.dtype.element_ty), mask=inside)
+    y = x * c + sign * other * s
+    tl.store(k_out + token * GROUPS * WIDTH + at, y.to(k_out.dtype.element_ty), mask=inside)
 
     # Values
     row, first = v + b * v_b + t * v_t, before_v + b * bv_b
@@ -132,9 +132,10 @@ def forward_kernel(
     x = _mixed(
         row, first, own, kept, v_t, t, position, taps_v, head, inside, SHIFT_V, HAS_BEFORE_V
     )
-    out = v_out + b * ok_b + t * ok_t + head * ok_h + channel
-    tl.store(out, (tau * x).to(v_out.dtype.element_ty), mask=inside)
-    tl.store(tau_v + token, tau)
+    y = tau * x
+    tl.store(v_out + token * GROUPS * WIDTH + at, y.to(v_out.dtype.element_ty), mask=inside)
+    if KEEP_TAU:
+        tl.store(tau_v + token, tau)
 
 
 @triton.jit
@@ -146,13 +147,24 @@ def _turned_back(g, angles, cos, sin, head_at, channel, pair, sign, inside, turn
 
 
 @triton.jit
+def _unrotated(row, angles, cos, sin, at, channel, pair, sign, inside, turned):
+    """What was rotated, from a contiguous row of results: the inverse of each pair's matrix."""
+    c = tl.load(cos + angles + channel, mask=turned, other=1.0).to(tl.float32)
+    s = _load(sin + angles + channel, turned)
+    c_pair = tl.load(cos + angles + pair, mask=turned, other=1.0).to(tl.float32)
+    s_pair = _load(sin + angles + pair, turned)
+    mixed = _load(row + at, inside) * c_pair
+    mixed -= sign * _load(row + at - channel + pair, turned) * s
+    return mixed / (c * c_pair + s * s_pair)
+
+
+@triton.jit
 def backward_kernel(
-    gq, gk, gv, q, k, v, dq, dk, dv, tau_q, tau_v, query_shares, value_shares, slope_shares,
+    gq, gk, gv, q_out, k, v, dq, dk, dv, tau_q, tau_v, query_shares, value_shares, slope_shares,
     taps_k, taps_v, weight_q, alpha_q, weight_v, alpha_v,
     positions, cos, sin, before_k, before_v, tokens, length,
     gq_b, gq_h, gq_t, gk_b, gk_h, gk_t, gv_b, gv_h, gv_t,
-    q_b, q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t, oq_b, oq_h, oq_t, ok_b, ok_h, ok_t,
-    p_b, p_t, c_b, c_t, bk_b, bk_h, bv_b, bv_h,
+    k_b, k_h, k_t, v_b, v_h, v_t, p_b, p_t, c_b, c_t, bk_b, bk_h, bv_b, bv_h,
     PROGRAMS: tl.constexpr,
     HEADS: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr, ROTATED: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -193,8 +205,13 @@ def backward_kernel(
             gq + b * gq_b + t * gq_t, angles, cos, sin, head_q * gq_h, channel_q, pair_q, sign_q,
             in_q, turned_q,
         )
-        x = _load(q + b * q_b + t * q_t + head_q * q_h + channel_q, in_q)
         tau = tl.load(tau_q + token)
+        x = _unrotated(
+            q_out + token * HEADS * WIDTH, angles, cos, sin, at_q, channel_q, pair_q, sign_q,
+            in_q, turned_q,
+        )
+        # A temperature of exactly zero has left nothing to tell the query from.
+        x = x / tl.where(tau == 0, 1.0, tau)
         d_tau = tl.sum(g * x, axis=0)
         d = tau * g
         if PLACE_Q:
@@ -206,8 +223,7 @@ def backward_kernel(
             inner = d_tau * (1 - token_part * token_part)
             d += inner * _load(weight_q + at_q, in_q) * _gelu_slope(x)
             share_q += inner * _gelu(x)
-        out = dq + b * oq_b + t * oq_t + head_q * oq_h + channel_q
-        tl.store(out, d.to(dq.dtype.element_ty), mask=in_q)
+        tl.store(dq + token * HEADS * WIDTH + at_q, d.to(dq.dtype.element_ty), mask=in_q)
 
         # Keys
         g = _turned_back(
@@ -231,8 +247,7 @@ def backward_kernel(
             )
             d = _load(taps_k + head * 2, inside) * g
             d += _load(taps_k + head * 2 + 1, inside) * tl.where(follower, g_next, 0.0)
-        out = dk + b * ok_b + t * ok_t + head * ok_h + channel
-        tl.store(out, d.to(dk.dtype.element_ty), mask=inside)
+        tl.store(dk + token * GROUPS * WIDTH + at, d.to(dk.dtype.element_ty), mask=inside)
 
         # Values
         g = _load(gv + b * gv_b + t * gv_t + head * gv_h + channel, inside)
@@ -264,8 +279,7 @@ def backward_kernel(
             inner = d_tau * (1 - token_part * token_part)
             d += inner * _load(weight_v + at, inside) * _gelu_slope(x)
             share_v += inner * _gelu(x)
-        out = dv + b * ok_b + t * ok_t + head * ok_h + channel
-        tl.store(out, d.to(dv.dtype.element_ty), mask=inside)
+        tl.store(dv + token * GROUPS * WIDTH + at, d.to(dv.dtype.element_ty), mask=inside)
 
     tl.store(query_shares + program * HEADS * WIDTH + at_q, share_q, mask=in_q)
     shares = value_shares + program * 5 * GROUPS * WIDTH + at

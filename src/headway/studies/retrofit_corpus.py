@@ -1,0 +1,82 @@
+"""Text in the tokens of a trained model, split by document."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from headway.corpora.splits import SPLITS, split_documents
+from headway.corpora.text import read_documents
+from headway.corpora.tokens import CorpusDescription, SplitDescription, TokenCorpus, Tokens
+from headway.errors import HeadwayError
+
+_BATCH = 256  # documents encoded at a time
+
+
+def encode_corpus(
+    source: str | None, tokenizer: Any, vocab_size: int, max_characters: int
+) -> TokenCorpus:
+    """Read `source`, split it by document, encode it as the model was trained to read it.
+
+    A document keeps the tokens that the tokenizer itself puts around a text (such as a beginning
+    of text) and ends with the tokenizer's end of text; what looks like a special token is encoded
+    as text.
+
+    Args:
+        source: as in `headway.corpora.read_documents`.
+        tokenizer: of transformers.
+        vocab_size: of the model; the ids of all tokens lie below it.
+        max_characters: read at most this much.
+
+    Raises:
+        HeadwayError: text that cannot be read or has fewer than three documents, a tokenizer
+            without an end of text, or one whose ids the model does not know.
+    """
+    eot = end_of_text(tokenizer)
+    splits = split_documents(read_documents(source, max_characters))
+    kind = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+    tokens = {s: _encode(tokenizer, splits[s], eot, vocab_size).astype(kind) for s in SPLITS}
+    described = {
+        s: SplitDescription(
+            len(splits[s]), sum(map(len, splits[s])), hashlib.sha256(tokens[s].data).hexdigest()
+        )
+        for s in SPLITS
+    }
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return TokenCorpus(
+        **tokens,
+        vocab_size=vocab_size,
+        eot=eot,
+        tokenizer_json="" if backend is None else backend.to_str(),
+        description=CorpusDescription(source=source or "the sources of Python", **described),
+    )
+
+
+def end_of_text(tokenizer: Any) -> int:
+    """The id that ends a document.
+
+    Raises:
+        HeadwayError: the tokenizer names none.
+    """
+    if tokenizer.eos_token_id is None:
+        raise HeadwayError(
+            "model: its tokenizer names no end of text; accepted are tokenizers with an eos_token"
+        )
+    return int(tokenizer.eos_token_id)
+
+
+def _encode(tokenizer: Any, documents: Sequence[str], eot: int, vocab_size: int) -> Tokens:
+    pieces: list[Any] = []
+    for start in range(0, len(documents), _BATCH):
+        batch = list(documents[start : start + _BATCH])
+        # verbose: a document may be longer than the model's context, as it is cut into windows.
+        for ids in tokenizer(batch, split_special_tokens=True, verbose=False)["input_ids"]:
+            pieces.append(np.array(ids if ids and ids[-1] == eot else [*ids, eot], "<u4"))
+    tokens = np.concatenate(pieces)
+    if tokens.max() >= vocab_size:
+        raise HeadwayError(
+            f"model: its tokenizer gives the token {tokens.max()}, and its vocabulary has "
+            f"{vocab_size}; accepted is a tokenizer that belongs to the model"
+        )
+    return tokens
