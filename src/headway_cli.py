@@ -181,7 +181,10 @@ def _bench(settings: BenchSettings, command: str) -> None:
     from headway.bench.host import bench_host
     from headway.bench.results import print_lines, to_json
 
-    lines = bench_host(settings.small, not settings.eager)
+    lines = []
+    for line in bench_host(settings.small, not settings.eager):
+        print(f"{line.name}: {line.value:.4g}", file=sys.stderr, flush=True)
+        lines.append(line)
     if settings.json:
         print(json.dumps(to_json(settings.name, command, lines), indent=1))
     else:

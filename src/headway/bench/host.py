@@ -59,8 +59,8 @@ SMALL = Shape(
 """For a machine without a GPU: that the bench runs, not how fast the kernels are."""
 
 
-def bench_host(small: bool, compiled: bool = True) -> list[Line]:
-    """Training step, decoding, memory and attaching.
+def bench_host(small: bool, compiled: bool = True) -> Iterator[Line]:
+    """Training step, decoding, memory and attaching, each line as soon as it is measured.
 
     Args:
         small: the small shape.
@@ -68,13 +68,11 @@ def bench_host(small: bool, compiled: bool = True) -> list[Line]:
     """
     shape = SMALL if small else Shape()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    lines = _attaching(shape, device)
+    yield from _attaching(shape, device)
     for compile_it in (False, True) if compiled else (False,):
-        lines += _training(shape, device, compile_it)
-    lines += _decoding(shape, device, None)
-    if compiled:
-        lines += _decoding(shape, device, "static")
-    return lines
+        yield from _training(shape, device, compile_it)
+    for cache in (None, "static") if compiled else (None,):
+        yield from _decoding(shape, device, cache)
 
 
 def _attaching(shape: Shape, device: str) -> list[Line]:

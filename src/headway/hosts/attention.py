@@ -164,4 +164,4 @@ class HostAttention(FamilyMixin):
 
 def split_heads(x: Tensor, head_dim: int) -> Tensor:
     """`(B, T, heads D)` to `(B, heads, T, D)`."""
-    return x.unflatten(-1, (-1, head_dim)).transpose(1, 2)
+    return x.view(*x.shape[:-1], -1, head_dim).transpose(1, 2)

@@ -6,7 +6,7 @@ The reference is the composition of `ops.shift`, `ops.temperature` and the rotat
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import triton
@@ -74,7 +74,7 @@ def fused_prologue(
         The three in the same shapes and dtype.
     """
     if torch.is_grad_enabled():
-        out: tuple[Tensor, Tensor, Tensor] = _Prologue.apply(q, k, v, around, *learned)
+        out: tuple[Tensor, Tensor, Tensor] = cast(Any, _Prologue).apply(q, k, v, around, *learned)
         return out
     return _forward(q, k, v, learned, around, keep_tau=False)[:3]
 
@@ -92,8 +92,9 @@ class _Prologue(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         q_out, k, v, query_tau, value_tau, *rest = ctx.saved_tensors
-        around = Surroundings(*rest[:5], slope_offset=ctx.slope_offset)
-        learned = Learned(*rest[5:])
+        positions, cos, sin, key_before, value_before, *own = rest
+        around = Surroundings(positions, cos, sin, key_before, value_before, ctx.slope_offset)
+        learned = Learned(*own)
         return _backward(grads, q_out, k, v, (query_tau, value_tau), learned, around)
 
 
@@ -103,14 +104,16 @@ def _forward(
     """The three and, if kept, both temperatures `(B, T)`."""
     batch, heads, length, width = q.shape
     groups = k.shape[1]
-    outs = [_rows_of_tokens(x) for x in (q, k, v)]
-    size = (2, batch, length) if keep_tau else (2, 0)
-    taus = torch.empty(size, dtype=torch.float32, device=q.device).unbind()
+    # One piece of memory, token by token, as attention takes any strides and each piece costs time.
+    results = q.new_empty(batch, length, heads + 2 * groups, width)
+    taus = [q, q]
+    if keep_tau:
+        taus = list(q.new_empty(2, batch, length, dtype=torch.float32))
     forward_kernel[(batch * length,)](
         q,
         k,
         v,
-        *outs,
+        results,
         *taus,
         *_pointers(learned, q),
         around.positions,
@@ -135,7 +138,8 @@ def _forward(
         KEEP_TAU=keep_tau,
         num_warps=_warps(heads * width),
     )
-    return outs[0], outs[1], outs[2], taus[0], taus[1]
+    q_out, k_out, v_out = results.transpose(1, 2).split((heads, groups, groups), dim=1)
+    return q_out, k_out, v_out, *taus
 
 
 def _backward(

@@ -64,7 +64,7 @@ def _mixed(
 
 @triton.jit
 def forward_kernel(
-    q, k, v, q_out, k_out, v_out, tau_q, tau_v,
+    q, k, v, results, tau_q, tau_v,
     taps_k, taps_v, weight_q, alpha_q, weight_v, alpha_v,
     positions, cos, sin, before_k, before_v, length,
     q_b, q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t, p_b, p_t, c_b, c_t, bk_b, bk_h, bv_b, bv_h,
@@ -80,6 +80,7 @@ def forward_kernel(
     position = tl.load(positions + b * p_b + t * p_t)
     count = tl.log((position + 1).to(tl.float32))
     angles = b * c_b + t * c_t
+    result = results + token * (HEADS + 2 * GROUPS) * WIDTH
 
     # Queries
     at = tl.arange(0, BLOCK_Q)
@@ -97,7 +98,7 @@ def forward_kernel(
     c = tl.load(cos + angles + channel, mask=turned, other=1.0).to(tl.float32)
     s = _load(sin + angles + channel, turned)
     y = tau * (x * c + sign * other * s)
-    tl.store(q_out + token * HEADS * WIDTH + at, y.to(q_out.dtype.element_ty), mask=inside)
+    tl.store(result + at, y.to(results.dtype.element_ty), mask=inside)
     if KEEP_TAU:
         tl.store(tau_q + token, tau)
 
@@ -118,7 +119,7 @@ def forward_kernel(
     c = tl.load(cos + angles + channel, mask=turned, other=1.0).to(tl.float32)
     s = _load(sin + angles + channel, turned)
     y = x * c + sign * other * s
-    tl.store(k_out + token * GROUPS * WIDTH + at, y.to(k_out.dtype.element_ty), mask=inside)
+    tl.store(result + HEADS * WIDTH + at, y.to(results.dtype.element_ty), mask=inside)
 
     # Values
     row, first = v + b * v_b + t * v_t, before_v + b * bv_b
@@ -132,8 +133,8 @@ def forward_kernel(
     x = _mixed(
         row, first, own, kept, v_t, t, position, taps_v, head, inside, SHIFT_V, HAS_BEFORE_V
     )
-    y = tau * x
-    tl.store(v_out + token * GROUPS * WIDTH + at, y.to(v_out.dtype.element_ty), mask=inside)
+    at += (HEADS + GROUPS) * WIDTH
+    tl.store(result + at, (tau * x).to(results.dtype.element_ty), mask=inside)
     if KEEP_TAU:
         tl.store(tau_v + token, tau)
 
@@ -207,8 +208,8 @@ def backward_kernel(
         )
         tau = tl.load(tau_q + token)
         x = _unrotated(
-            q_out + token * HEADS * WIDTH, angles, cos, sin, at_q, channel_q, pair_q, sign_q,
-            in_q, turned_q,
+            q_out + token * (HEADS + 2 * GROUPS) * WIDTH, angles, cos, sin, at_q, channel_q,
+            pair_q, sign_q, in_q, turned_q,
         )
         # A temperature of exactly zero has left nothing to tell the query from.
         x = x / tl.where(tau == 0, 1.0, tau)
