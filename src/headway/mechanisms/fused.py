@@ -17,6 +17,7 @@ from headway.mechanisms.compose import AttentionMechanisms
 from headway.mechanisms.context import QKV, Context
 from headway.mechanisms.kv_shift import KVShift, KVShiftModule
 from headway.mechanisms.selective_attention import (
+    SLOPE_OFFSET,
     SelectiveAttention,
     SelectiveAttentionModule,
     Temperature,
@@ -62,10 +63,15 @@ class FusedPrologue:
         self.shift = cast(KVShiftModule | None, members.get("kv_shift"))
         tempered = cast(SelectiveAttentionModule | None, members.get("selective_attention"))
         self.query, self.value = (_temperature(tempered, t) for t in ("query", "value"))
-        some = self.query or self.value
-        self.slope_offset = 0.0 if some is None else some.slope_offset
+        # Settled here once, as the pass runs for every layer of every token.
         targets: tuple[str, ...] = () if self.shift is None else self.shift.spec.targets
         self.shifts_key, self.shifts_value = "key" in targets, "value" in targets
+        spec = None if tempered is None else next(tempered.children()).spec
+        self.by_token = isinstance(spec, SelectiveAttention) and spec.token == "shared"
+        self.by_position = isinstance(spec, SelectiveAttention) and spec.position
+        self.slope_offset = 0.0
+        if isinstance(spec, SelectiveAttention) and spec.init == "identity":
+            self.slope_offset = SLOPE_OFFSET
 
     def runs_on(self, x: Tensor) -> bool:
         """Whether it is taken: on a GPU with Triton, unless the environment decides.
@@ -97,20 +103,25 @@ class FusedPrologue:
         key_taps = value_taps = key_before = value_before = None
         if shift is not None and self.shifts_key:
             key_taps = shift.taps("key")
-            key_before = None if state is None else state.before("kv_shift.key", raw.k, 1)
+            key_before = None if state is None else state.held("kv_shift.key", raw.k, 1)
         if shift is not None and self.shifts_value:
             value_taps = shift.taps("value")
-            value_before = None if state is None else state.before("kv_shift.value", raw.v, 1)
-        learned = Learned(
-            key_taps,
-            value_taps,
-            _weight(self.query),
-            _alpha(self.query),
-            _weight(self.value),
-            _alpha(self.value),
-        )
+            value_before = None if state is None else state.held("kv_shift.value", raw.v, 1)
+        learned = Learned(key_taps, value_taps, *self._of(self.query), *self._of(self.value))
         around = Surroundings(ctx.positions, cos, sin, key_before, value_before, self.slope_offset)
-        return QKV(*fused_prologue(*raw, learned, around))
+        out = QKV(*fused_prologue(*raw, learned, around))
+        if key_before is not None and state is not None:
+            state.keep("kv_shift.key", raw.k)
+        if value_before is not None and state is not None:
+            state.keep("kv_shift.value", raw.v)
+        return out
+
+    def _of(self, temperature: Temperature | None) -> tuple[Tensor | None, Tensor | None]:
+        """Weights of the token part and alpha of the position part."""
+        if temperature is None:
+            return None, None
+        weight = temperature.weight.flatten() if self.by_token else None
+        return weight, temperature.alpha if self.by_position else None
 
 
 def _known(mechanism: Mechanism) -> bool:
@@ -127,13 +138,3 @@ def _temperature(module: SelectiveAttentionModule | None, target: str) -> Temper
     if module is None or target not in module.targets:
         return None
     return cast(Temperature, module.get_submodule(target))
-
-
-def _weight(temperature: Temperature | None) -> Tensor | None:
-    if temperature is None or temperature.spec.token == "none":
-        return None
-    return temperature.weight.flatten()
-
-
-def _alpha(temperature: Temperature | None) -> Tensor | None:
-    return None if temperature is None or not temperature.spec.position else temperature.alpha

@@ -20,6 +20,9 @@ from headway.mechanisms.base import (
 from headway.mechanisms.context import QKV, Context
 from headway.ops.temperature import position_temperature, token_temperature
 
+SLOPE_OFFSET = 0.5
+"""What the sigmoid is lowered by where the slope starts at zero."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SelectiveAttention(Mechanism):
@@ -138,14 +141,10 @@ class Temperature(Learned):
         if self.spec.token != "none":
             fill(self.weight, 0.0)
 
-    @property
-    def slope_offset(self) -> float:
-        """What the sigmoid is lowered by: 1/2 where the slope may start at zero."""
-        return 0.5 if self.spec.init == "identity" else 0.0
-
     def slope(self) -> Tensor:
         """The factor of ln n, `(heads or 1,)`."""
-        return self.alpha.sigmoid() - self.slope_offset
+        slope = self.alpha.sigmoid()
+        return slope - SLOPE_OFFSET if self.spec.init == "identity" else slope
 
     def forward(self, raw: Tensor, ctx: Context) -> Tensor:
         if self.spec.position:

@@ -33,21 +33,29 @@ class DecodeState:
         Returns:
             `(B, ..., count, D)`.
         """
+        earlier = self.held(name, x, count)
+        earlier = earlier.clone() if self.static else earlier
+        self.keep(name, x)
+        return earlier
+
+    def held(self, name: str, x: Tensor, count: int) -> Tensor:
+        """As `before`, without remembering `x` yet: read it before `keep` is called."""
         if name not in self.rows:
             self._needed[name] = count
             self.rows[name] = _no_rows(x, count)
             if self.static and not torch.compiler.is_compiling():
                 torch._dynamo.mark_static_address(self.rows[name])
+        return self.rows[name][..., -count:, :]
+
+    def keep(self, name: str, x: Tensor) -> None:
+        """Remember `x`, once its earlier rows were asked for."""
         held = self.rows[name]
         if self.static:
-            earlier = held.clone()
-            held.copy_(_last_rows(held, x.detach(), count))
-            return earlier
-        if self.record:
+            held.copy_(_last_rows(held, x.detach(), self._needed[name]))
+        elif self.record:
             self.rows[name] = torch.cat([held, x.detach()], dim=-2)
         else:
-            self.rows[name] = _last_rows(held, x.detach(), count)
-        return held[..., -count:, :]
+            self.rows[name] = _last_rows(held, x.detach(), self._needed[name])
 
     def crop(self, tokens: int) -> None:
         """Forget the last `tokens` rows.
