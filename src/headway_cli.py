@@ -84,6 +84,7 @@ Measure speed and memory as ratios inside one run, beside their targets.
 examples:
   headway bench host
   headway bench host --small --eager
+  headway bench host --only decode
   headway bench host --json"""
 
 
@@ -182,7 +183,7 @@ def _bench(settings: BenchSettings, command: str) -> None:
     from headway.bench.results import print_lines, to_json
 
     lines = []
-    for line in bench_host(settings.small, not settings.eager):
+    for line in bench_host(settings.small, not settings.eager, settings.only):
         print(f"{line.name}: {line.value:.4g}", file=sys.stderr, flush=True)
         lines.append(line)
     if settings.json:

@@ -172,6 +172,8 @@ class BenchSettings:
 
     name: Literal["host"]
     """'host': a 1B Llama with KV shift and selective attention attached, beside it untouched."""
+    only: tuple[Literal["attach", "train", "decode"], ...] = ("attach", "train", "decode")
+    """Parts to measure."""
     small: bool = False
     """Small sizes, for a machine without a GPU."""
     eager: bool = False

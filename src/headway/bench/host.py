@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -59,20 +59,26 @@ SMALL = Shape(
 """For a machine without a GPU: that the bench runs, not how fast the kernels are."""
 
 
-def bench_host(small: bool, compiled: bool = True) -> Iterator[Line]:
+def bench_host(
+    small: bool, compiled: bool = True, only: Sequence[str] = ("attach", "train", "decode")
+) -> Iterator[Line]:
     """Training step, decoding, memory and attaching, each line as soon as it is measured.
 
     Args:
         small: the small shape.
         compiled: measure under `torch.compile` too.
+        only: which parts.
     """
     shape = SMALL if small else Shape()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    yield from _attaching(shape, device)
+    if "attach" in only:
+        yield from _attaching(shape, device)
     for compile_it in (False, True) if compiled else (False,):
-        yield from _training(shape, device, compile_it)
+        if "train" in only:
+            yield from _training(shape, device, compile_it)
     for cache in (None, "static") if compiled else (None,):
-        yield from _decoding(shape, device, cache)
+        if "decode" in only:
+            yield from _decoding(shape, device, cache)
 
 
 def _attaching(shape: Shape, device: str) -> list[Line]:

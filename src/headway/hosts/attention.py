@@ -136,7 +136,8 @@ class HostAttention(FamilyMixin):
             q, k = self.rotate(q, k, call)
         need_lse = parts.mechanisms.needs_lse
         out, lse, weights = self._remember_and_attend(q, k, v, self.layer_idx, call, need_lse)
-        out = parts.mechanisms.epilogue(out, lse, ctx)
+        if parts.mechanisms.has_epilogue:
+            out = parts.mechanisms.epilogue(out, lse, ctx)
         update = self.output(out.transpose(1, 2).flatten(2))
         if parts.shortcut is not None:
             update = update + self._shortcut(hidden_states, headway, call)

@@ -50,6 +50,7 @@ class AttentionMechanisms(nn.Module):
 
     Attributes:
         needs_lse: whether `epilogue` must be given the log-sum-exp of attention.
+        has_epilogue: whether `epilogue` changes anything.
     """
 
     def __init__(self, mechanisms: Sequence[Mechanism], dims: Dims, layer_idx: int) -> None:
@@ -65,6 +66,7 @@ class AttentionMechanisms(nn.Module):
                 self.members[f"{mechanism.name}_{twin + 1}" if twin else mechanism.name] = module
                 self.places.append(mechanism.place)
         self.needs_lse = any(cast(MechanismModule, m).needs_lse for m in self.members.values())
+        self.has_epilogue = Place.OUTPUT in self.places
 
     def prologue(
         self, qkv: QKV, ctx: Context, q_norm: Norm | None = None, k_norm: Norm | None = None

@@ -66,6 +66,7 @@ class FusedPrologue:
         # Settled here once, as the pass runs for every layer of every token.
         targets: tuple[str, ...] = () if self.shift is None else self.shift.spec.targets
         self.shifts_key, self.shifts_value = "key" in targets, "value" in targets
+        self.free_taps = self.shift is None or self.shift.spec.constraint == "none"
         spec = None if tempered is None else next(tempered.children()).spec
         self.by_token = isinstance(spec, SelectiveAttention) and spec.token == "shared"
         self.by_position = isinstance(spec, SelectiveAttention) and spec.position
@@ -100,12 +101,14 @@ class FusedPrologue:
         from headway.ops.fused_prologue import Learned, Surroundings, fused_prologue
 
         state, shift = ctx.state, self.shift
-        key_taps = value_taps = key_before = value_before = None
+        key_taps: Tensor | None = None
+        value_taps: Tensor | None = None
+        key_before = value_before = None
         if shift is not None and self.shifts_key:
-            key_taps = shift.taps("key")
+            key_taps = shift.key if self.free_taps else shift.taps("key")
             key_before = None if state is None else state.held("kv_shift.key", raw.k, 1)
         if shift is not None and self.shifts_value:
-            value_taps = shift.taps("value")
+            value_taps = shift.value if self.free_taps else shift.taps("value")
             value_before = None if state is None else state.held("kv_shift.value", raw.v, 1)
         learned = Learned(key_taps, value_taps, *self._of(self.query), *self._of(self.value))
         around = Surroundings(ctx.positions, cos, sin, key_before, value_before, self.slope_offset)

@@ -62,6 +62,10 @@ class KVShift(Mechanism):
 class KVShiftModule(MechanismModule):
     """Taps of one layer, `(G, window + 1)` or `(G, D, window + 1)` for each target."""
 
+    key: Tensor
+    value: Tensor
+    query: Tensor
+
     def __init__(self, spec: KVShift, dims: Dims) -> None:
         super().__init__()
         self.spec = spec

@@ -51,7 +51,7 @@ class DecodeState:
         """Remember `x`, once its earlier rows were asked for."""
         held = self.rows[name]
         if self.static:
-            held.copy_(_last_rows(held, x.detach(), self._needed[name]))
+            held.copy_(_last_rows(held, x.detach(), held.shape[-2]))
         elif self.record:
             self.rows[name] = torch.cat([held, x.detach()], dim=-2)
         else:
