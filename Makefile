@@ -4,13 +4,14 @@ SHELL := /bin/bash
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 PIP_INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+OLDEST := .venv-oldest
 PINS := pyproject.toml constraints.txt
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: help install demo test lint clean
+.PHONY: help install demo test test-oldest lint clean
 
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 install: $(VENV)/.installed ## Put Headway and all it needs into .venv, at pinned versions
 
@@ -20,6 +21,10 @@ demo: install ## Train small models with and without each mechanism; write runs/
 
 test: $(VENV)/.installed-dev ## Run the tests (options: PYTEST_ARGS="-n 0 -k shift")
 	$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+test-oldest: $(OLDEST)/.installed ## Run the tests of models with the oldest transformers that is supported
+	$(OLDEST)/bin/python -m pytest -p no:cacheprovider $(PYTEST_ARGS) \
+	  tests/hosts tests/decoder tests/properties tests/mechanisms tests/ops tests/identities
 
 lint: $(VENV)/.installed-dev ## Check style and types
 	$(PYTHON) -m ruff check .
@@ -57,4 +62,11 @@ $(VENV)/.installed: $(PINS) | $(VENV)/.python
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(PIP_INSTALL) --no-build-isolation --editable '.[all,dev]'
+	@touch $@
+
+$(OLDEST)/.installed: constraints-oldest.txt $(VENV)/.installed-dev
+	@echo "Installing the oldest transformers that is supported into $(OLDEST) ..."
+	@$(PYTHON) -m venv --clear $(OLDEST)
+	@$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint constraints-oldest.txt torch transformers pytest pytest-xdist hypothesis
 	@touch $@

@@ -4,6 +4,7 @@ import pytest
 import torch
 from small_models import PLAIN, small, tokens
 from transformers import DynamicCache, StaticCache
+from transformers.cache_utils import LinearAttentionLayer
 
 from headway import (
     HeadwayCache,
@@ -28,14 +29,37 @@ def refused(words, call):
     assert "\n" not in str(caught.value)
 
 
+def filled(kind, model):
+    cache = kind()
+    for layer in range(model.config.num_hidden_layers):
+        cache.update(torch.zeros(2, 2, 3, 4), torch.zeros(2, 2, 3, 4), layer)
+    return cache
+
+
 def test_foreign_caches(model):
     ids = tokens(2, 9)
-    for cache in (DynamicCache(), StaticCache(config=model.config, max_cache_len=30)):
-        refused("past_key_values: a .*Cache", lambda c=cache: model(ids, past_key_values=c))
-        refused(
-            "past_key_values: a .*Cache",
-            lambda c=cache: model.generate(ids, past_key_values=c, max_new_tokens=2),
-        )
+    cache = filled(DynamicCache, model)
+    refused(
+        "past_key_values: a DynamicCache that was filled", lambda: model(ids, past_key_values=cache)
+    )
+    refused("past_key_values: a list", lambda: model(ids, past_key_values=[]))
+    linear = DynamicCache()
+    linear.layers.append(LinearAttentionLayer())
+    words = "a cache with a LinearAttentionLayer"
+    refused(words, lambda: model(ids, past_key_values=linear))
+
+
+def test_an_empty_cache_of_transformers_is_taken_in(model):
+    ids = tokens(2, 9)
+    with torch.no_grad():
+        whole = model(ids, use_cache=False).logits
+        for cache in (DynamicCache(), StaticCache(config=model.config, max_cache_len=30)):
+            kind = type(cache)
+            model(ids[:, :5], past_key_values=cache)
+            assert isinstance(cache, HeadwayCache)
+            assert isinstance(cache, kind)
+            rest = model(ids[:, 5:], past_key_values=cache).logits
+            torch.testing.assert_close(rest, whole[:, 5:], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["quantized", "hybrid"])

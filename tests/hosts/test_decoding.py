@@ -82,6 +82,10 @@ def test_beams(model_type):
 @torch.no_grad()
 def test_assisted_decoding(model_type):
     ids = tokens(1, 9)
+    try:
+        tiny(model_type).generate(ids, assistant_model=tiny(model_type), **GREEDY)
+    except RuntimeError as error:
+        pytest.skip(f"transformers' own {model_type} cannot be assisted here: {error}")
     for name in ("everything", "replaced"):
         model, helper = loud_host(model_type, name), loud_host(model_type, "kv_shift", seed=3)
         plain = model.generate(ids, use_cache=False, max_new_tokens=7, **GREEDY)

@@ -2,13 +2,15 @@
 
 import pytest
 import torch
-from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
 from tiny import IDENTITY, LOUD, fitting, make_loud, tiny, tokens
 from transformers import Trainer, TrainingArguments
 
 import headway
 from headway import KVShift, SelectiveAttention
+
+pytest.importorskip("accelerate")
+Dataset = pytest.importorskip("datasets").Dataset
+peft = pytest.importorskip("peft")
 
 pytestmark = pytest.mark.filterwarnings("ignore:the logits change at once")
 PAIR = [KVShift(init="identity"), SelectiveAttention(init="identity")]
@@ -96,7 +98,7 @@ def test_trainer_resumes(tmp_path):
 
 
 def lora(model):
-    return get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
+    return peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
 
 
 @pytest.mark.parametrize("order", ["attach, then LoRA", "LoRA, then attach"])
@@ -107,7 +109,7 @@ def test_lora_beside_mechanisms(order, tmp_path):
             parameter.requires_grad_(True)
     else:
         model = headway.attach(lora(tiny("llama")), PAIR)
-    assert isinstance(model, PeftModel)
+    assert isinstance(model, peft.PeftModel)
     assert headway.attached(model) == PAIR
     before = state(model)
     trainer(model, tmp_path).train()
@@ -120,7 +122,7 @@ def test_lora_beside_mechanisms(order, tmp_path):
         expected = model(ids).logits
         model.save_pretrained(tmp_path / "lora")
         headway.save_mechanisms(model, tmp_path / "mechanisms")
-        fresh = PeftModel.from_pretrained(tiny("llama"), tmp_path / "lora")
+        fresh = peft.PeftModel.from_pretrained(tiny("llama"), tmp_path / "lora")
         headway.load_mechanisms(fresh, tmp_path / "mechanisms")
         assert torch.equal(fresh.eval()(ids).logits, expected)
 
@@ -136,9 +138,9 @@ def test_lora_beside_mechanisms(order, tmp_path):
 
 
 def test_mechanisms_as_modules_to_save(tmp_path):
-    model = get_peft_model(
+    model = peft.get_peft_model(
         headway.attach(tiny("llama"), PAIR),
-        LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["headway"]),
+        peft.LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["headway"]),
     )
     trainer(model, tmp_path).train()
     ids = tokens(2, 9)
@@ -146,7 +148,7 @@ def test_mechanisms_as_modules_to_save(tmp_path):
         expected = model.eval()(ids).logits
         model.save_pretrained(tmp_path / "adapter")
         base = headway.attach(tiny("llama"), PAIR)
-        again = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+        again = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
         assert torch.equal(again(ids).logits, expected)
         headway.save_mechanisms(model, tmp_path / "alone")
         unloaded = model.merge_and_unload()

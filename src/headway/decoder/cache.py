@@ -81,6 +81,12 @@ def _with_state(kind: type) -> type:
     return type(kind.__name__, (WithState, kind), body)
 
 
+@memoized
+def _as_both(kind: Any) -> Any:
+    """Some code of transformers asks for its own kinds of cache."""
+    return type(HeadwayCache.__name__, (HeadwayCache, kind), {"__module__": __name__})
+
+
 class HeadwayCache(Cache):
     """Cache of a `HeadwayModel` or of a model with attached mechanisms.
 
@@ -104,7 +110,8 @@ class HeadwayCache(Cache):
         if offloading:
             check_offloading("offloaded")
         super().__init__(layers=_empty_layers(config, max_cache_len), offloading=offloading)
-        self._take_in(config, max_cache_len)
+        kind = DynamicCache if max_cache_len is None else StaticCache
+        self._take_in(config, max_cache_len, kind)
 
     @staticmethod
     def adopt(given: Any, config: Any) -> "HeadwayCache":
@@ -137,12 +144,14 @@ class HeadwayCache(Cache):
         if not layers:
             layers.extend(_empty_layers(config, None))
             given.layer_class_to_replicate = None
+        kind = type(given)
         given.__class__ = HeadwayCache
         adopted = cast(HeadwayCache, given)
-        adopted._take_in(config, length)
+        adopted._take_in(config, length, kind)
         return adopted
 
-    def _take_in(self, config: Any, max_cache_len: int | None) -> None:
+    def _take_in(self, config: Any, max_cache_len: int | None, kind: type[Cache]) -> None:
+        self.__class__ = _as_both(cast(Any, kind))
         own = [s for m in mechanisms_of(config) for s in m.cache_slots(dims_of(config))]
         for _ in range(len(self.layers), 1 + max(own, default=0)):
             # What a mechanism fills itself is read by the last layer, hence of its kind.

@@ -88,7 +88,8 @@ class HostAttention(FamilyMixin):
         dropout = self.dropout_rate() if self.training else 0.0
         options = self.interface_options()
         if need_lse:
-            softcap = options.get("softcap")
+            # transformers' sdpa leaves the cap out, where it does not refuse it.
+            softcap = None if self.config._attn_implementation == "sdpa" else options.get("softcap")
             out, lse = attend_with_lse(
                 self, q, k, v, call.mask, self.scaling, dropout=dropout, softcap=softcap
             )
