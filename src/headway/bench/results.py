@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -42,6 +46,13 @@ class Line:
         below = self.at_least is not None and self.value < self.at_least
         return not (above or below)
 
+    def cells(self, met: bool) -> tuple[str, ...]:
+        """A row of the table."""
+        spread = f"{self.ratio.low:.3f} to {self.ratio.high:.3f}" if self.ratio else ""
+        rounds = str(self.ratio.rounds) if self.ratio else ""
+        verdict = "" if not self.target else "met" if met else "missed"
+        return self.name, f"{self.value:.3f}", spread, rounds, self.target, verdict
+
     @property
     def target(self) -> str:
         """In words."""
@@ -60,14 +71,39 @@ def to_json(name: str, command: str, lines: list[Line]) -> dict[str, Any]:
     }
 
 
+def markdown(results: dict[str, Any]) -> str:
+    """A table of `to_json`'s output, with the machine and the command above it."""
+    known = results["machine"]
+    about = ", ".join(f"{name} {known[name]}" for name in ("device", "torch", "transformers"))
+    rows = [
+        f"`{results['command']}`, {known['date']}, {about}",
+        "",
+        "| measured | median | 10 % to 90 % | rounds | target | |",
+        "|---|---|---|---|---|---|",
+    ]
+    for fields in results["lines"]:
+        spread = fields.pop("ratio")
+        met = fields.pop("met")
+        line = Line(**fields, ratio=Ratio(**spread) if spread else None)
+        rows.append(f"| {' | '.join(line.cells(met))} |")
+    return "\n".join(rows) + "\n"
+
+
 def print_lines(lines: list[Line], console: Console) -> None:
     """The table; a target that is missed says so."""
     table = Table(caption=", ".join(f"{k} {v}" for k, v in machine().items()))
     for column in ("measured", "median", "10 % to 90 %", "rounds", "target", ""):
         table.add_column(column)
     for line in lines:
-        spread = f"{line.ratio.low:.3f} to {line.ratio.high:.3f}" if line.ratio else ""
-        rounds = str(line.ratio.rounds) if line.ratio else ""
-        verdict = "" if not line.target else "met" if line.met else "missed"
-        table.add_row(line.name, f"{line.value:.3f}", spread, rounds, line.target, verdict)
+        table.add_row(*line.cells(line.met))
     console.print(table)
+
+
+def main(paths: Sequence[str]) -> None:
+    """Print results that `headway bench ... --json` wrote as Markdown."""
+    for path in paths:
+        print(markdown(json.loads(Path(path).read_text(encoding="utf-8"))))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -6,7 +6,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -88,8 +88,3 @@ def machine() -> dict[str, Any]:
         "transformers": transformers.__version__,
         "date": time.strftime("%Y-%m-%d"),
     }
-
-
-def as_json(value: Ratio) -> dict[str, Any]:
-    """Plain data."""
-    return asdict(value)

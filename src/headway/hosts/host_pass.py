@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,12 +13,12 @@ from headway.errors import HeadwayError
 from headway.mechanisms.context import QKV, Context, Streams
 
 
-@dataclass
 class HostPass:
     """One forward pass.
 
     Histories are kept by index and written once, so that a layer that is computed again in the
-    backward (gradient checkpointing) reads what it read before.
+    backward (gradient checkpointing) reads what it read before. No dataclass, as sharding (FSDP2)
+    would hand each layer a copy of one.
 
     Attributes:
         positions: `(B, T)` inside the own document.
@@ -31,13 +30,14 @@ class HostPass:
         tapped: normed outputs that the last layer's shortcut reads.
     """
 
-    positions: Tensor
-    log_frequency: Tensor | None = None
-    gradients: bool = False
-    raw: dict[int, QKV] = field(default_factory=dict)
-    outputs: dict[int, Tensor] = field(default_factory=dict)
-    updates: dict[int, Tensor] = field(default_factory=dict)
-    tapped: tuple[Tensor, ...] = ()
+    def __init__(
+        self, positions: Tensor, log_frequency: Tensor | None = None, gradients: bool = False
+    ) -> None:
+        self.positions, self.log_frequency, self.gradients = positions, log_frequency, gradients
+        self.raw: dict[int, QKV] = {}
+        self.outputs: dict[int, Tensor] = {}
+        self.updates: dict[int, Tensor] = {}
+        self.tapped: tuple[Tensor, ...] = ()
 
     def context(self, layer_idx: int, hidden: Tensor, cache: Any) -> Context:
         """The surroundings of one layer's mechanisms, on the device of `hidden`."""

@@ -1,0 +1,46 @@
+"""Run by torchrun in two processes: one step of an attached model, sharded or replicated.
+
+Arguments: 'fsdp2' or 'ddp', the name of a list of mechanisms, and the file to write the weights to.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2] / "src"))
+torch.set_num_threads(1)
+
+from tiny import LOUD, make_loud, tiny, tokens  # noqa: E402
+
+import headway  # noqa: E402
+
+way, name, file = sys.argv[1:]
+dist.init_process_group("gloo")
+model = make_loud(headway.attach(tiny("llama"), LOUD[name])).train()
+if way == "fsdp2":
+    mesh = dist.init_device_mesh("cpu", (2,))
+    kinds = type(model)._no_split_modules
+    for module in list(model.modules()):
+        if type(module).__name__ in kinds:
+            fully_shard(module, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    called = model
+else:
+    called = torch.nn.parallel.DistributedDataParallel(model)
+optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+ids = tokens(4, 11)[dist.get_rank() :: 2]
+called(input_ids=ids, labels=ids).loss.backward()
+optimiser.step()
+state = {
+    n: (t.full_tensor() if isinstance(t, DTensor) else t).detach().clone()
+    for n, t in model.state_dict().items()
+}
+if dist.get_rank() == 0:
+    save_file(state, file)
+dist.destroy_process_group()
