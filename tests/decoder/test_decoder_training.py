@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from small_models import COMPOSED, REPLACED, small, tokens
+from transformers import Trainer, TrainingArguments
 
 from headway import (
     AttentionResidual,
@@ -179,3 +180,22 @@ def test_a_small_model_learns():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("options", [{}, {"gradient_checkpointing": True}, {"bf16": True}])
+def test_trainer(options, tmp_path):
+    pytest.importorskip("accelerate")
+    data = [{"input_ids": row, "labels": row} for row in tokens(8, 12)]
+    model = small(COMPOSED).float().train()
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    arguments = TrainingArguments(
+        str(tmp_path), max_steps=2, report_to=[], use_cpu=True, save_strategy="no", **options
+    )
+    trainer = Trainer(model, arguments, train_dataset=data)
+    trainer.train()
+    moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+    assert any("kv_shift" in n for n in moved)
+    assert any("q_proj" in n for n in moved)
+    trainer.save_model(str(tmp_path / "saved"))
+    again = type(model).from_pretrained(tmp_path / "saved").state_dict()
+    assert all(torch.equal(again[n], t) for n, t in model.state_dict().items())

@@ -280,6 +280,7 @@ def test_embeddings_instead_of_ids(model):
 
 def test_a_static_cache_in_a_compiled_step(model):
     """What `generate` does on a GPU, by a compiler that runs anywhere."""
+    torch._dynamo.reset()
     ids = tokens(2, 9)
     model.forward = torch.compile(model.forward, backend="eager", fullgraph=True)
     found = model.generate(ids, cache_implementation="static", disable_compile=True, **GREEDY)

@@ -22,12 +22,14 @@ def dims_of(config: Any, qk_norm: bool = False) -> Dims:
         qk_norm: whether the model norms queries and keys per head.
     """
     heads = config.num_attention_heads
+    key_value_heads = getattr(config, "num_key_value_heads", None)
+    head_dim = getattr(config, "head_dim", None)
     eps = (getattr(config, name, None) for name in NORM_EPS)
     return Dims(
         hidden_size=config.hidden_size,
         num_attention_heads=heads,
-        num_key_value_heads=getattr(config, "num_key_value_heads", None) or heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        num_key_value_heads=heads if key_value_heads is None else key_value_heads,
+        head_dim=config.hidden_size // heads if head_dim is None else head_dim,
         num_hidden_layers=config.num_hidden_layers,
         norm_eps=next((e for e in eps if e is not None), 1e-5),
         qk_norm=qk_norm,

@@ -124,7 +124,7 @@ class Journal:
                 if number < len(lines):
                     raise HeadwayError(
                         f"out: line {number} of {self._metrics} is broken ({error}); accepted is "
-                        "a file as headway compare wrote it"
+                        "a file as headway wrote it"
                     ) from error
         ended = {(r["arm"], r.get("seed")) for r in records if r["kind"] == "finish"}
         return [r for r in records if "seed" not in r or (r["arm"], r["seed"]) in ended]
@@ -147,7 +147,7 @@ def _names(folder: Path) -> set[str] | None:
     if strange and "settings.json" not in strange:
         raise HeadwayError(
             f"out: {folder} holds other things ({strange[0]}) and no settings.json; "
-            "accepted is a new folder, or one of an earlier comparison"
+            "accepted is a new folder, or one of an earlier run of the same command"
         )
     return names
 
