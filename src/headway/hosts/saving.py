@@ -41,6 +41,8 @@ SIZES = (
     "num_hidden_layers",
     "vocab_size",
 )
+UNQUANTISED = r".*\.headway"
+"""Quantizers leave alone what `_keep_in_fp32_modules` names, which they match from the start."""
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
@@ -52,12 +54,11 @@ class LoadedHost(HostForCausalLM):
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
         install(cast(PreTrainedModel, self), mechanisms_of(config))
-        # Quantizers leave alone what this names.
-        self._keep_in_fp32_modules = {*(self._keep_in_fp32_modules or ()), "headway"}
+        self._keep_in_fp32_modules = {*(self._keep_in_fp32_modules or ()), UNQUANTISED}
 
     def _get_dtype_plan(self, dtype: torch.dtype) -> dict[str, torch.dtype]:
         plan: dict[str, torch.dtype] = super()._get_dtype_plan(dtype)  # type: ignore[misc]
-        plan.pop("headway", None)
+        plan.pop(UNQUANTISED, None)
         if dtype in (torch.float16, torch.bfloat16):
             plan |= dict.fromkeys(_precise_names(self), torch.float32)
         return plan
