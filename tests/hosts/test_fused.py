@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from tiny import make_loud, tiny, tokens
 
@@ -113,7 +113,8 @@ class Case:
         return torch.autograd.grad(total, leaves)
 
 
-@settings(max_examples=40)
+# Shrinking would take minutes in the interpreter.
+@settings(max_examples=40, phases=(Phase.explicit, Phase.generate))
 @given(LISTS, SIZES)
 def test_outputs_and_gradients(mechanisms, sizes):
     case = Case(mechanisms, **sizes)
