@@ -254,17 +254,17 @@ class Stop(KeyboardInterrupt):
 @pytest.mark.parametrize("runs", [0, 1, 3])
 def test_it_goes_on_where_it_was_stopped(run, tmp_path, monkeypatch, runs):
     whole = without_clock(run(out=tmp_path / "whole"))
-    real, started = study.fine_tune, []
+    real, started = study.train, []
 
-    def stopped(*given):
+    def stopped(*given, **options):
         started.append(1)
-        for step in real(*given):
+        for step in real(*given, **options):
             if len(started) > runs and step.number == 3:
                 raise Stop
             yield step
 
     with monkeypatch.context() as patch:
-        patch.setattr(study, "fine_tune", stopped)
+        patch.setattr(study, "train", stopped)
         with pytest.raises(Stop):
             run()
     out = tmp_path / "run"
@@ -296,15 +296,15 @@ def test_it_goes_on_after_a_stop_between_model_and_record(run, tmp_path, monkeyp
 
 
 def test_a_run_that_diverges_is_left_out(run, monkeypatch):
-    real = study.fine_tune
+    real = study.train
 
-    def lost(model, data, recipe, dtype):
+    def lost(model, data, *given, **options):
         if data._seed == 0 and headway.attached(model):
             with torch.no_grad():
                 next(model.parameters()).fill_(torch.nan)
-        yield from real(model, data, recipe, dtype)
+        yield from real(model, data, *given, **options)
 
-    monkeypatch.setattr(study, "fine_tune", lost)
+    monkeypatch.setattr(study, "train", lost)
     summary = run(seeds=3)
     assert summary["arms"]["mechanism"]["diverged"] == [0]
     assert list(summary["difference"]["loss"]["differences"]) == [1, 2]

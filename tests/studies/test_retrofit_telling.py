@@ -16,7 +16,8 @@ import headway
 import headway_cli
 from headway.corpora.batches import Windows
 from headway.studies.retrofit_table import print_retrofit
-from headway.training.fine_tune import FineTuning, fine_tune
+from headway.training.fine_tune import FineTuning
+from headway.training.run import train
 from headway_settings import RetrofitSettings
 
 PAGE = Path(__file__).parents[2] / "docs" / "retrofit.md"
@@ -108,7 +109,7 @@ def test_steps_are_told(model):
     data = Windows(torch.arange(200).numpy(), 16, 2, 0)
     changed = attached(model)
     before = {n: p.clone() for n, p in changed.named_parameters()}
-    steps = list(fine_tune(changed, data, recipe(), "float32"))
+    steps = list(train(changed, data, recipe(), "float32", compile_step=False))
     assert [s.number for s in steps] == [1, 2, 3]
     assert [s.tokens for s in steps] == [32, 64, 96]
     assert steps[0].learning_rate == pytest.approx(1e-3)

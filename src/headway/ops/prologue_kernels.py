@@ -28,6 +28,14 @@ def _slope(alpha, OFFSET: tl.constexpr):
 
 
 @triton.jit
+def _tanh_slope(above, alpha, count, PLACE: tl.constexpr, OFFSET: tl.constexpr):
+    """Of the token part's tanh, from what a temperature has above one."""
+    if PLACE:
+        above -= _slope(alpha, OFFSET) * count
+    return 1 - above * above
+
+
+@triton.jit
 def _load(pointer, inside):
     return tl.load(pointer, mask=inside, other=0.0).to(tl.float32)
 
@@ -218,10 +226,7 @@ def backward_kernel(
         if PLACE_Q:
             share_slope_q += d_tau * count
         if TOKEN_Q:
-            token_part = tau - 1
-            if PLACE_Q:
-                token_part -= _slope(alpha_q, OFFSET) * count
-            inner = d_tau * (1 - token_part * token_part)
+            inner = d_tau * _tanh_slope(tau - 1, alpha_q, count, PLACE_Q, OFFSET)
             d += inner * _load(weight_q + at_q, in_q) * _gelu_slope(x)
             share_q += inner * _gelu(x)
         tl.store(dq + token * HEADS * WIDTH + at_q, d.to(dq.dtype.element_ty), mask=in_q)
@@ -274,10 +279,7 @@ def backward_kernel(
         if PLACE_V:
             share_slope_v += d_tau * count
         if TOKEN_V:
-            token_part = tau - 1
-            if PLACE_V:
-                token_part -= _slope(alpha_v, OFFSET) * count
-            inner = d_tau * (1 - token_part * token_part)
+            inner = d_tau * _tanh_slope(tau - 1, alpha_v, count, PLACE_V, OFFSET)
             d += inner * _load(weight_v + at, inside) * _gelu_slope(x)
             share_v += inner * _gelu(x)
         tl.store(dv + token * GROUPS * WIDTH + at, d.to(dv.dtype.element_ty), mask=inside)

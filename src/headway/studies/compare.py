@@ -1,16 +1,12 @@
 """The comparison: the same model with and without mechanisms, several seeds an arm."""
 
-import datetime
 import itertools
 import math
-import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,12 +20,13 @@ from headway.mechanisms import Mechanism
 from headway.studies.journal import Journal
 from headway.studies.presets import resolve_arms
 from headway.studies.progress import Progress
+from headway.studies.provenance import device_of, header
 from headway.training.cost import peak_bytes, step_times
 from headway.training.initialise import seed_weights
 from headway.training.probes import Validation, learned_numbers, repeat_probe, validate
 from headway.training.recipe import Recipe
 from headway.training.run import Divergence, Step, next_token_loss, precision, train
-from headway_settings import CompareSettings, __version__
+from headway_settings import CompareSettings
 
 COST_ROUNDS = 10
 """Timed steps an arm, all arms in turn."""
@@ -88,11 +85,11 @@ def compare(settings: CompareSettings, command: str) -> None:
         HeadwayError: a wrong setting, text or folder.
     """
     _check(settings)
-    device = _device(settings)
+    device = device_of(settings.device)
     arms = resolve_arms(settings.arms, settings.hidden_size)
     configs = _configs(settings, arms, settings.vocab_size)
-    header = _header(settings, command, device, arms, configs)
-    with Journal(settings.out, header) as journal:
+    started = header(settings, command, device, {name: arms.get(name, []) for name in configs})
+    with Journal(settings.out, started) as journal:
         corpus = _corpus(settings)
         configs = _configs(settings, arms, corpus.vocab_size)
         recipe = Recipe(
@@ -266,14 +263,6 @@ def _check(settings: CompareSettings) -> None:
             raise HeadwayError(f"{name}: {value} is not accepted; accepted are 0 and numbers above")
 
 
-def _device(settings: CompareSettings) -> torch.device:
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise HeadwayError("device: 'cuda' is not there; accepted here are cpu and auto")
-    if settings.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(settings.device)
-
-
 def _configs(
     settings: CompareSettings, arms: dict[str, list[Mechanism]], vocab_size: int
 ) -> dict[str, HeadwayConfig]:
@@ -327,24 +316,3 @@ def _corpus(settings: CompareSettings) -> TokenCorpus:
         )
         built.save(folder)
     return TokenCorpus.load(folder)
-
-
-def _header(
-    settings: CompareSettings,
-    command: str,
-    device: torch.device,
-    arms: dict[str, list[Mechanism]],
-    configs: dict[str, HeadwayConfig],
-) -> dict[str, Any]:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
-    shown = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()}
-    return {
-        "settings": {k: list(v) if isinstance(v, tuple) else v for k, v in shown.items()},
-        "command": command,
-        "versions": {"headway": __version__, "python": platform.python_version()}
-        | {package: version(package) for package in ("torch", "transformers")},
-        "device": f"{device.type}: {name or platform.machine()}",
-        "arms": {arm: [m.to_dict() for m in arms.get(arm, [])] for arm in configs},
-        "corpus": {"source": settings.text or "the sources of Python " + platform.python_version()},
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }

@@ -1,15 +1,11 @@
 """Fine-tuning a trained model with and without mechanisms, the same batches in both arms."""
 
-import datetime
 import math
-import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -24,6 +20,7 @@ from headway.hosts.model import HostModel
 from headway.mechanisms import Mechanism
 from headway.studies.journal import Journal
 from headway.studies.progress import Progress
+from headway.studies.provenance import device_of, header
 from headway.studies.retrofit_corpus import encode_corpus, end_of_text
 from headway.studies.retrofit_mechanisms import retrofitted
 from headway.studies.retrofit_model import (
@@ -35,10 +32,10 @@ from headway.studies.retrofit_model import (
     sizes,
 )
 from headway.studies.retrofit_summary import CONTROL, MECHANISM, summarise, write_summary
-from headway.training.fine_tune import FineTuning, fine_tune
+from headway.training.fine_tune import FineTuning
 from headway.training.probes import validate
-from headway.training.run import Divergence, Step
-from headway_settings import RetrofitSettings, __version__
+from headway.training.run import Divergence, Step, train
+from headway_settings import RetrofitSettings
 
 FASTER = 10
 """Learning rate of the mechanisms where none is given, in learning rates of the rest."""
@@ -125,14 +122,16 @@ def retrofit(settings: RetrofitSettings, command: str) -> dict[str, Any]:
         HeadwayError: a wrong setting, model, text or folder.
     """
     _check(settings)
-    device = _device(settings)
+    device = device_of(settings.device)
     source = open_source(settings.model)
     _check_context(settings, source.config)
     end_of_text(source.tokenizer)
     wanted = retrofitted(settings.mechanisms, settings.init, source.hidden_size)
     check_fit(source.config, wanted)
     arms = {CONTROL: [], MECHANISM: wanted}
-    with Journal(settings.out, _header(settings, command, device, arms)) as journal:
+    started = header(settings, command, device, arms)
+    started["settings"]["study"] = "retrofit"
+    with Journal(settings.out, started) as journal:
         bench = Bench(settings, source, arms, _corpus(settings, source), device)
         bench.check_text()
         missing = [
@@ -187,7 +186,7 @@ def _steps(
     asked = bench.settings
     noted = max(1, asked.steps // 100)
     with _seeded(seed, bench.device):
-        for step in fine_tune(model, bench.data(seed), bench.recipe, asked.dtype):
+        for step in train(model, bench.data(seed), bench.recipe, asked.dtype, compile_step=False):
             progress.step(arm, seed, step, asked.steps)
             if step.number % noted == 0 or step.number == asked.steps:
                 journal.write(
@@ -246,14 +245,6 @@ def _check_context(settings: RetrofitSettings, config: Any) -> None:
         )
 
 
-def _device(settings: RetrofitSettings) -> torch.device:
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise HeadwayError("device: 'cuda' is not there; accepted here are cpu and auto")
-    if settings.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(settings.device)
-
-
 def _corpus(settings: RetrofitSettings, source: Source) -> TokenCorpus:
     folder = settings.out / "corpus"
     if not folder.exists():
@@ -261,23 +252,3 @@ def _corpus(settings: RetrofitSettings, source: Source) -> TokenCorpus:
             settings.text, source.tokenizer, source.config.vocab_size, settings.max_characters
         ).save(folder)
     return TokenCorpus.load(folder)
-
-
-def _header(
-    settings: RetrofitSettings,
-    command: str,
-    device: torch.device,
-    arms: dict[str, list[Mechanism]],
-) -> dict[str, Any]:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
-    shown = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()}
-    return {
-        "settings": {"study": "retrofit"} | shown,
-        "command": command,
-        "versions": {"headway": __version__, "python": platform.python_version()}
-        | {package: version(package) for package in ("torch", "transformers")},
-        "device": f"{device.type}: {name or platform.machine()}",
-        "arms": {arm: [m.to_dict() for m in mechanisms] for arm, mechanisms in arms.items()},
-        "corpus": {"source": settings.text or "the sources of Python " + platform.python_version()},
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }

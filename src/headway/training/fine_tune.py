@@ -1,19 +1,14 @@
 """Fine-tuning of a trained model: mechanisms at a rate of their own, the rest at a small one."""
 
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, cast
 
 import torch
 from torch import nn
 
-from headway.corpora.batches import Windows
 from headway.hosts.attach import belongs_to_headway
 from headway.mechanisms.base import Learned
 from headway.training.recipe import Recipe
-from headway.training.run import Divergence, Step, next_token_loss, precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,38 +64,3 @@ class FineTuning(Recipe):
             torch.nn.utils.clip_grad_norm_(list(chain.from_iterable(groups)), self.clip)
         optimiser.step()
         optimiser.zero_grad()
-
-
-def fine_tune(model: nn.Module, data: Windows, recipe: FineTuning, dtype: str) -> Iterator[Step]:
-    """Train what is not frozen, in place, yielding after every step.
-
-    Args:
-        model: a causal language model of transformers on its device, in float32; a peft model
-            around it is fine. At least one parameter is not frozen.
-        data: batches by step.
-        recipe: of the optimisation.
-        dtype: 'float32' or 'bfloat16' arithmetic.
-
-    Raises:
-        Divergence: the loss is not finite; the step that showed it was not taken.
-    """
-    causal = cast(Any, model)
-    optimiser = recipe.optimiser(model)
-    seconds, tokens = 0.0, 0
-    for number in range(1, recipe.steps + 1):
-        started = time.perf_counter()
-        model.train()
-        windows = data.batch(number - 1).to(causal.device, non_blocking=True)
-        rate = recipe.rate(number - 1)
-        for group in optimiser.param_groups:
-            group["lr"] = rate * group["share"]
-        with precision(causal.device, dtype):
-            loss = next_token_loss(causal, windows).mean()
-        loss.backward()
-        value = loss.item()
-        if not torch.isfinite(loss):
-            raise Divergence(number)
-        recipe.update(model, optimiser)
-        tokens += windows[:, 1:].numel()
-        seconds += time.perf_counter() - started
-        yield Step(number, tokens, value, rate, tokens / seconds)

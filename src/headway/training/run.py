@@ -4,14 +4,13 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from headway.corpora.batches import Windows
-from headway.decoder import HeadwayForCausalLM
 from headway.training.recipe import Recipe
 
 
@@ -53,7 +52,7 @@ def precision(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def next_token_loss(model: HeadwayForCausalLM, windows: Tensor) -> Tensor:
+def next_token_loss(model: nn.Module, windows: Tensor) -> Tensor:
     """Losses `(B, T)` in nats for windows `(B, T + 1)`, in float32."""
     logits = model(windows[:, :-1], use_cache=False).logits
     flat = F.cross_entropy(logits.flatten(0, 1).float(), windows[:, 1:].flatten(), reduction="none")
@@ -61,21 +60,22 @@ def next_token_loss(model: HeadwayForCausalLM, windows: Tensor) -> Tensor:
 
 
 def train(
-    model: HeadwayForCausalLM, data: Windows, recipe: Recipe, dtype: str, compile_step: bool
+    model: nn.Module, data: Windows, recipe: Recipe, dtype: str, compile_step: bool
 ) -> Iterator[Step]:
     """Train in place, yielding after every step.
 
     Args:
-        model: on its device; weights stay float32.
+        model: a causal language model of transformers on its device, or a peft model around one;
+            weights stay float32. What is frozen stays as it is.
         data: batches by step.
-        recipe: of the optimisation.
+        recipe: of the optimisation; a group's "share" multiplies the rate of a step.
         dtype: 'float32' or 'bfloat16' arithmetic.
         compile_step: `torch.compile` the loss.
 
     Raises:
         Divergence: the loss is not finite; the step that showed it was not taken.
     """
-    device = model.device
+    device = cast(Any, model).device
     optimiser = recipe.optimiser(model)
     if compile_step:
         torch.compiler.reset()  # a fresh count of recompilations for every run
@@ -87,7 +87,7 @@ def train(
         windows = data.batch(number - 1).to(device, non_blocking=True)
         rate = recipe.rate(number - 1)
         for group in optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("share", 1.0)
         with precision(device, dtype):
             loss = loss_of(model, windows).mean()
         loss.backward()
