@@ -10,8 +10,9 @@ from headway.mechanisms.attention_residual import DepthRead
 from headway.mechanisms.base import Dims, Learned, Mechanism, Place, fill
 from headway.mechanisms.compose import AttentionMechanisms
 from headway.mechanisms.fused import FusedPrologue, fusible, ops_choice
-from headway.mechanisms.layer_shortcut import ShortcutAttention
+from headway.mechanisms.layer_shortcut import LayerShortcut, ShortcutAttention
 from headway.mechanisms.scalar_mix import FinalMix
+from headway.mechanisms.taps import tap_indices
 
 PART = "headway"
 """Name of the submodule; a parameter belongs to Headway if its path has this component."""
@@ -70,7 +71,7 @@ class LayerParts(nn.Module):
             elif mechanism.place == Place.FINAL and self.is_last:
                 self.final_mix = cast(FinalMix, mechanism.build(dims, layer_idx + 1))
             elif mechanism.place == Place.LAYER and self.is_last:
-                self.taps = cast(ShortcutAttention, mechanism.build(dims, layer_idx)).taps
+                self.taps = tap_indices(cast(LayerShortcut, mechanism).taps, dims)
 
 
 class ModelParts(Learned):
