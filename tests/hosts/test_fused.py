@@ -11,8 +11,9 @@ from headway import HeadwayError, KVShift, SelectiveAttention
 from headway.mechanisms.base import Dims
 from headway.mechanisms.compose import AttentionMechanisms
 from headway.mechanisms.context import QKV, Context
-from headway.mechanisms.fused import FusedPrologue, fusible, ops_choice
+from headway.mechanisms.fused import FusedPrologue, fusible
 from headway.mechanisms.state import DecodeState
+from headway.ops.choice import ops_choice, takes_kernel
 
 pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -105,7 +106,8 @@ class Case:
 
     def fused(self):
         fused = FusedPrologue(self.mechanisms, "triton")
-        return fused(self.qkv(), self.context(), self.cos, self.sin)
+        ctx = self.context()
+        return fused(self.qkv(), ctx.positions, ctx.state, self.cos, self.sin)
 
     def gradients(self, outs, weights):
         leaves = [*self.raw, *self.mechanisms.parameters()]
@@ -167,9 +169,9 @@ def test_hosts(model_type, monkeypatch):
 
 def test_the_kernels_are_really_taken(monkeypatch):
     calls = []
-    asked = FusedPrologue.__call__
+    asked = FusedPrologue.forward
     monkeypatch.setattr(
-        FusedPrologue, "__call__", lambda *given: calls.append(given) or asked(*given)
+        FusedPrologue, "forward", lambda *given: calls.append(given) or asked(*given)
     )
     for choice, count in (("triton", 3), ("reference", 3)):
         monkeypatch.setenv("HEADWAY_OPS", choice)
@@ -197,8 +199,7 @@ def test_what_the_environment_may_say(monkeypatch):
     monkeypatch.setenv("HEADWAY_OPS", "fast")
     with pytest.raises(HeadwayError, match="HEADWAY_OPS: 'fast' is not accepted"):
         ops_choice()
-    monkeypatch.setattr("headway.mechanisms.fused._INTERPRETED", False)
-    case = Case([KVShift()], (2, 1), 4, 4, 3, 1, False, False, 0)
+    monkeypatch.setattr("headway.ops.choice.INTERPRETED", False)
     with pytest.raises(HeadwayError, match="'triton' cannot run on cpu"):
-        FusedPrologue(case.mechanisms, "triton").runs_on(torch.zeros(1))
-    assert not FusedPrologue(case.mechanisms, "auto").runs_on(torch.zeros(1))
+        takes_kernel(torch.zeros(1), "triton")
+    assert not takes_kernel(torch.zeros(1), "auto")

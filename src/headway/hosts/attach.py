@@ -162,6 +162,7 @@ def install(host: PreTrainedModel, mechanisms: Sequence[Mechanism]) -> None:
     for layer_idx, layer in enumerate(getattr(stack, family.layers)):
         attention = getattr(layer, family.attention_name)
         inner = AttentionParts(mechanisms, dims, layer_idx)
+        inner.has_window = any(hasattr(x, "sliding_window") for x in (attention, host.config))
         built.append((attention, inner, family.attention))
         if in_depth:
             built.append((layer, LayerParts(mechanisms, dims, layer_idx), family.layer))

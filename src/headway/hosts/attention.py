@@ -13,6 +13,7 @@ from headway.hosts.parts import AttentionParts
 from headway.hosts.scores import attend_with_lse
 from headway.mechanisms.compose import Norm
 from headway.mechanisms.context import QKV
+from headway.ops.choice import takes_kernel
 
 
 class Call(NamedTuple):
@@ -44,11 +45,11 @@ class HostAttention(FamilyMixin):
 
     def project(self, hidden: Tensor) -> QKV:
         """Raw queries `(B, H, T, D)`, keys and values `(B, G, T, D)` of `(B, T, C)`."""
+        width = self.head_dim
         return QKV(
-            *(
-                split_heads(p(hidden), self.head_dim)
-                for p in (self.q_proj, self.k_proj, self.v_proj)
-            )
+            split_heads(self.q_proj(hidden), width),
+            split_heads(self.k_proj(hidden), width),
+            split_heads(self.v_proj(hidden), width),
         )
 
     def qk_norms(self) -> tuple[Norm | None, Norm | None]:
@@ -70,6 +71,8 @@ class HostAttention(FamilyMixin):
 
     def interface_options(self) -> dict[str, Any]:
         """What the family passes to transformers' attention functions beside the usual."""
+        if not self.headway.has_window:
+            return {}
         own = getattr(self, "sliding_window", getattr(self.config, "sliding_window", None))
         return {"sliding_window": own}
 
@@ -97,7 +100,8 @@ class HostAttention(FamilyMixin):
         interface = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, self.eager_attention_forward
         )
-        passed = {k: v for k, v in call.options.items() if k != "position_embeddings"}
+        passed = dict(call.options)
+        passed.pop("position_embeddings", None)
         out, weights = interface(
             self, q, k, v, call.mask, dropout=dropout, scaling=self.scaling, **options, **passed
         )
@@ -125,19 +129,24 @@ class HostAttention(FamilyMixin):
         call, parts = Call(attention_mask, cache, options), self.headway
         if parts.replaced:
             return self._shortcut(hidden_states, headway, call), None
-        raw = self.project(hidden_states)
-        ctx = headway.context(self.layer_idx, hidden_states, cache)
+        raw, ctx = self.project(hidden_states), None
+        if parts.fused is not None and self.fuses and takes_kernel(raw.q, parts.fused.choice):
+            around = headway.positions_and_state(self.layer_idx, hidden_states.device, cache)
+            # Not through __call__, whose hooks nobody sets and every layer would pay for.
+            q, k, v = parts.fused.forward(raw, *around, *options["position_embeddings"])
+        else:
+            ctx = headway.context(self.layer_idx, hidden_states, cache)
+            q, k, v = parts.mechanisms.prologue(raw, ctx, *self.qk_norms())
+            q, k = self.rotate(q, k, call)
         if parts.keep_raw:
             headway.check_checkpointing()
             headway.leave_raw(self.layer_idx, raw)
-        if parts.fused is not None and self.fuses and parts.fused.runs_on(raw.q):
-            q, k, v = parts.fused(raw, ctx, *options["position_embeddings"])
-        else:
-            q, k, v = parts.mechanisms.prologue(raw, ctx, *self.qk_norms())
-            q, k = self.rotate(q, k, call)
-        need_lse = parts.mechanisms.needs_lse
-        out, lse, weights = self._remember_and_attend(q, k, v, self.layer_idx, call, need_lse)
-        if parts.mechanisms.has_epilogue:
+        out, lse, weights = self._remember_and_attend(
+            q, k, v, self.layer_idx, call, parts.needs_lse
+        )
+        if parts.has_epilogue:
+            if ctx is None:
+                ctx = headway.context(self.layer_idx, hidden_states, cache)
             out = parts.mechanisms.epilogue(out, lse, ctx)
         update = self.output(out.transpose(1, 2).flatten(2))
         if parts.shortcut is not None:
@@ -166,4 +175,6 @@ class HostAttention(FamilyMixin):
 
 def split_heads(x: Tensor, head_dim: int) -> Tensor:
     """`(B, T, heads D)` to `(B, heads, T, D)`."""
+    if x.shape[1] == 1:
+        return x.view(x.shape[0], -1, 1, head_dim)
     return x.view(*x.shape[:-1], -1, head_dim).transpose(1, 2)

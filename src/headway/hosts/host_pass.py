@@ -11,6 +11,7 @@ from headway.decoder.cache import HeadwayCache
 from headway.decoder.forward_pass import resolve_positions
 from headway.errors import HeadwayError
 from headway.mechanisms.context import QKV, Context, Streams
+from headway.mechanisms.state import DecodeState
 
 
 class HostPass:
@@ -43,14 +44,22 @@ class HostPass:
         """The surroundings of one layer's mechanisms, on the device of `hidden`."""
         here = hidden.device
         first, previous = self.raw.get(0), self.raw.get(layer_idx - 1)
+        positions, state = self.positions_and_state(layer_idx, here, cache)
         return Context(
-            positions=self.positions.to(here),
+            positions=positions,
             layer_idx=layer_idx,
             hidden=hidden,
             streams=Streams(_moved(first, here), _moved(previous, here)),
-            state=cache.state(layer_idx) if isinstance(cache, HeadwayCache) else None,
+            state=state,
             log_frequency=None if self.log_frequency is None else self.log_frequency.to(here),
         )
+
+    def positions_and_state(
+        self, layer_idx: int, device: torch.device, cache: Any
+    ) -> tuple[Tensor, DecodeState | None]:
+        """What one layer's fused prologue reads of the pass and of the cache."""
+        state = cache.state(layer_idx) if isinstance(cache, HeadwayCache) else None
+        return self.positions.to(device), state
 
     def leave_raw(self, layer_idx: int, raw: QKV) -> None:
         """Keep a layer's raw projections for those that follow."""
@@ -82,17 +91,24 @@ def find_positions(
     """`(B, T)` positions inside the own document.
 
     A two-dimensional mask tells padding. Other masks (made by `generate` for compiled decoding, or
-    by hand) come with `position_ids`, or else every row counts as one document.
+    by hand) come with `position_ids`, or else every row counts as one document. Positions for a
+    cache that numbers them anew say how far keys are turned, and not where a token stands.
     """
+    if cache is not None and cache.renumbers:
+        position_ids = None
     plain = isinstance(attention_mask, Tensor) and attention_mask.dim() == 2
-    if position_ids is not None and not plain:
+    if position_ids is not None and (not plain or _has_no_zero(attention_mask)):
         return position_ids.to(device).expand(batch, length)
-    past = cache.get_seq_length() if cache is not None else 0
+    past = cache.get_query_offset() if cache is not None else 0
     # A static cache counts in a tensor that the first layer's update moves on: copy it.
     offset = past.clone().to(device) if isinstance(past, Tensor) else past
     columns = (torch.arange(length, device=device) + offset).expand(batch, length)
     mask = attention_mask.to(device) if plain else None
     return resolve_positions(columns, mask, position_ids)[0]
+
+
+def _has_no_zero(mask: Tensor) -> bool:
+    return not torch.compiler.is_compiling() and bool(mask.all())
 
 
 def _moved(raw: QKV | None, device: torch.device) -> QKV | None:

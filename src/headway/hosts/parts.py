@@ -9,10 +9,11 @@ from torch import nn
 from headway.mechanisms.attention_residual import DepthRead
 from headway.mechanisms.base import Dims, Learned, Mechanism, Place, fill
 from headway.mechanisms.compose import AttentionMechanisms
-from headway.mechanisms.fused import FusedPrologue, fusible, ops_choice
+from headway.mechanisms.fused import FusedPrologue, fusible
 from headway.mechanisms.layer_shortcut import LayerShortcut, ShortcutAttention
 from headway.mechanisms.scalar_mix import FinalMix
 from headway.mechanisms.taps import tap_indices
+from headway.ops.choice import ops_choice
 
 PART = "headway"
 """Name of the submodule; a parameter belongs to Headway if its path has this component."""
@@ -23,25 +24,28 @@ class AttentionParts(nn.Module):
 
     Attributes:
         mechanisms: prologues and epilogues.
+        needs_lse, has_epilogue: of the mechanisms.
         shortcut: attention over depth, in the last layer.
+        replaced: whether the shortcut stands in place of self-attention.
         keep_raw: whether later layers read the raw projections.
         fused: all prologues as one pass, where one can carry them.
+        has_window: whether the family has a sliding window, of whatever length.
     """
+
+    has_window = True
 
     def __init__(self, mechanisms: Sequence[Mechanism], dims: Dims, layer_idx: int) -> None:
         super().__init__()
         built = [m.build(dims, layer_idx) for m in mechanisms if m.place == Place.LAYER]
         self.shortcut = cast(ShortcutAttention | None, built[0] if built else None)
+        self.replaced = self.shortcut is not None and self.shortcut.spec.mode == "replace"
         inside = () if self.replaced else mechanisms
         self.mechanisms = AttentionMechanisms(inside, dims, layer_idx)
+        self.needs_lse = self.mechanisms.needs_lse
+        self.has_epilogue = self.mechanisms.has_epilogue
         self.keep_raw = any(m.streams for m in mechanisms)
         fused = fusible(mechanisms) and not self.replaced
         self.fused = FusedPrologue(self.mechanisms, ops_choice()) if fused else None
-
-    @property
-    def replaced(self) -> bool:
-        """Whether the shortcut stands in place of self-attention."""
-        return self.shortcut is not None and self.shortcut.spec.mode == "replace"
 
 
 class LayerParts(nn.Module):

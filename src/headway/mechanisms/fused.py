@@ -4,17 +4,18 @@ The pass is a Triton kernel (`headway.ops.fused_prologue`) that shifts, scales a
 `AttentionMechanisms.prologue` followed by the rotation defines what it must give.
 """
 
-import os
+from __future__ import annotations
+
 from collections.abc import Sequence
-from importlib.util import find_spec
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.compiler import is_compiling
 
-from headway.errors import HeadwayError
 from headway.mechanisms.base import Mechanism, Place
 from headway.mechanisms.compose import AttentionMechanisms
-from headway.mechanisms.context import QKV, Context
+from headway.mechanisms.context import QKV
 from headway.mechanisms.kv_shift import KVShift, KVShiftModule
 from headway.mechanisms.selective_attention import (
     SLOPE_OFFSET,
@@ -22,25 +23,10 @@ from headway.mechanisms.selective_attention import (
     SelectiveAttentionModule,
     Temperature,
 )
+from headway.mechanisms.state import DecodeState
 
-CHOICE = "HEADWAY_OPS"
-"""Environment variable: 'triton' forces the kernels, 'reference' the plain functions."""
-
-
-_TRITON = find_spec("triton") is not None
-_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-
-
-def ops_choice() -> str:
-    """'auto', 'triton' or 'reference', as the environment says.
-
-    Raises:
-        HeadwayError: it says something else.
-    """
-    choice = os.environ.get(CHOICE, "auto")
-    if choice not in ("auto", "triton", "reference"):
-        raise HeadwayError(f"{CHOICE}: {choice!r} is not accepted; accepted are triton, reference")
-    return choice
+if TYPE_CHECKING:
+    from headway.ops.token_launch import TokenLaunch
 
 
 def fusible(mechanisms: Sequence[Mechanism]) -> bool:
@@ -49,82 +35,96 @@ def fusible(mechanisms: Sequence[Mechanism]) -> bool:
     return bool(prologues) and all(_known(m) for m in prologues)
 
 
-class FusedPrologue:
+class FusedPrologue(nn.Module):
     """What `prologue` and the rotation give, in one pass, for one layer.
+
+    It has no parameters of its own. It is a module of plain numbers and other modules because
+    `torch.compile` can tell at a glance that such a tree has not changed since it was traced,
+    where it looks again at every attribute of any other object before each step.
 
     Args:
         mechanisms: of a list that is `fusible`.
-        choice: see `ops_choice`.
+        choice: see `headway.ops.choice`.
     """
 
+    shift: KVShiftModule | None
+    query: Temperature | None
+    value: Temperature | None
+
     def __init__(self, mechanisms: AttentionMechanisms, choice: str) -> None:
+        super().__init__()
         members = dict(mechanisms.members.items())
         self.choice = choice
-        self.shift = cast(KVShiftModule | None, members.get("kv_shift"))
+        shift = cast(KVShiftModule | None, members.get("kv_shift"))
         tempered = cast(SelectiveAttentionModule | None, members.get("selective_attention"))
-        self.query, self.value = (_temperature(tempered, t) for t in ("query", "value"))
+        # Past nn.Module's bookkeeping: these are modules of the mechanisms, and counted there.
+        vars(self)["shift"] = shift
+        vars(self)["query"] = _temperature(tempered, "query")
+        vars(self)["value"] = _temperature(tempered, "value")
         # Settled here once, as the pass runs for every layer of every token.
-        targets: tuple[str, ...] = () if self.shift is None else self.shift.spec.targets
+        targets: tuple[str, ...] = () if shift is None else shift.spec.targets
         self.shifts_key, self.shifts_value = "key" in targets, "value" in targets
-        self.free_taps = self.shift is None or self.shift.spec.constraint == "none"
+        self.free_taps = shift is None or shift.spec.constraint == "none"
         spec = None if tempered is None else next(tempered.children()).spec
         self.by_token = isinstance(spec, SelectiveAttention) and spec.token == "shared"
         self.by_position = isinstance(spec, SelectiveAttention) and spec.position
         self.slope_offset = 0.0
         if isinstance(spec, SelectiveAttention) and spec.init == "identity":
             self.slope_offset = SLOPE_OFFSET
+        self.launch: TokenLaunch | None = None
 
-    def runs_on(self, x: Tensor) -> bool:
-        """Whether it is taken: on a GPU with Triton, unless the environment decides.
-
-        Raises:
-            HeadwayError: the environment forces what cannot run.
-        """
-        if self.choice == "auto":
-            return x.is_cuda and _TRITON
-        if self.choice == "triton" and not (_TRITON and (x.is_cuda or _INTERPRETED)):
-            raise HeadwayError(
-                f"{CHOICE}: 'triton' cannot run on {x.device.type} here; accepted are reference, "
-                "or a GPU with the package triton"
-            )
-        return self.choice == "triton"
-
-    def __call__(self, raw: QKV, ctx: Context, cos: Tensor, sin: Tensor) -> QKV:
+    def forward(
+        self, raw: QKV, positions: Tensor, state: DecodeState | None, cos: Tensor, sin: Tensor
+    ) -> QKV:
         """Rotated queries and keys, and values.
 
         Args:
             raw: queries `(B, H, T, D)`, keys and values `(B, G, T, D)`.
-            ctx: the layer's surroundings.
+            positions: `(B, T)` inside the own document.
+            state: what the layer carries from one decoding step to the next.
             cos: `(B or 1, T, R)`, R rotated channels, pairs half of R apart.
             sin: the same.
         """
         from headway.ops.fused_prologue import Learned, Surroundings, fused_prologue
 
-        state, shift = ctx.state, self.shift
-        key_taps: Tensor | None = None
-        value_taps: Tensor | None = None
-        key_before = value_before = None
+        shift, query, value = self.shift, self.query, self.value
+        key_taps = value_taps = key_before = value_before = None
         if shift is not None and self.shifts_key:
             key_taps = shift.key if self.free_taps else shift.taps("key")
             key_before = None if state is None else state.held("kv_shift.key", raw.k, 1)
         if shift is not None and self.shifts_value:
             value_taps = shift.value if self.free_taps else shift.taps("value")
             value_before = None if state is None else state.held("kv_shift.value", raw.v, 1)
-        learned = Learned(key_taps, value_taps, *self._of(self.query), *self._of(self.value))
-        around = Surroundings(ctx.positions, cos, sin, key_before, value_before, self.slope_offset)
-        out = QKV(*fused_prologue(*raw, learned, around))
-        if key_before is not None and state is not None:
-            state.keep("kv_shift.key", raw.k)
-        if value_before is not None and state is not None:
-            state.keep("kv_shift.value", raw.v)
+        learned = Learned(
+            key_taps,
+            value_taps,
+            None if query is None or not self.by_token else query.weight,
+            None if query is None or not self.by_position else query.alpha,
+            None if value is None or not self.by_token else value.weight,
+            None if value is None or not self.by_position else value.alpha,
+        )
+        one = raw.q.shape[2] == 1 and not torch.is_grad_enabled()
+        in_place = one and state is not None and state.static
+        around = Surroundings(
+            positions, cos, sin, key_before, value_before, self.slope_offset, in_place
+        )
+        if one and not is_compiling():
+            out = QKV(*self._token_launch()(*raw, learned, around))
+        else:
+            out = QKV(*fused_prologue(*raw, learned, around))
+        if state is not None and not in_place:
+            if key_before is not None:
+                state.keep("kv_shift.key", raw.k)
+            if value_before is not None:
+                state.keep("kv_shift.value", raw.v)
         return out
 
-    def _of(self, temperature: Temperature | None) -> tuple[Tensor | None, Tensor | None]:
-        """Weights of the token part and alpha of the position part."""
-        if temperature is None:
-            return None, None
-        weight = temperature.weight.flatten() if self.by_token else None
-        return weight, temperature.alpha if self.by_position else None
+    def _token_launch(self) -> TokenLaunch:
+        if self.launch is None:
+            from headway.ops.token_launch import TokenLaunch
+
+            self.launch = TokenLaunch()
+        return self.launch
 
 
 def _known(mechanism: Mechanism) -> bool:

@@ -40,22 +40,23 @@ class DecodeState:
 
     def held(self, name: str, x: Tensor, count: int) -> Tensor:
         """As `before`, without remembering `x` yet: read it before `keep` is called."""
-        if name not in self.rows:
+        rows = self.rows.get(name)
+        if rows is None:
             self._needed[name] = count
-            self.rows[name] = _no_rows(x, count)
+            rows = self.rows[name] = _no_rows(x, count)
             if self.static and not torch.compiler.is_compiling():
-                torch._dynamo.mark_static_address(self.rows[name])
-        return self.rows[name][..., -count:, :]
+                torch._dynamo.mark_static_address(rows)
+        return rows if rows.shape[-2] == count else rows[..., -count:, :]
 
     def keep(self, name: str, x: Tensor) -> None:
         """Remember `x`, once its earlier rows were asked for."""
-        held = self.rows[name]
+        held, x = self.rows[name], x.detach() if x.requires_grad else x
         if self.static:
-            held.copy_(_last_rows(held, x.detach(), held.shape[-2]))
+            held.copy_(_last_rows(held, x, held.shape[-2]))
         elif self.record:
-            self.rows[name] = torch.cat([held, x.detach()], dim=-2)
+            self.rows[name] = torch.cat([held, x], dim=-2)
         else:
-            self.rows[name] = _last_rows(held, x.detach(), self._needed[name])
+            self.rows[name] = _last_rows(held, x, self._needed[name])
 
     def crop(self, tokens: int) -> None:
         """Forget the last `tokens` rows.

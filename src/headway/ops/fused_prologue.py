@@ -19,14 +19,14 @@ PROGRAMS = 512
 
 
 class Learned(NamedTuple):
-    """What the pass learns; None leaves a part out.
+    """What the pass learns, contiguous; None leaves a part out.
 
     Attributes:
         key_taps: `(G, 2)`, current and previous key.
         value_taps: `(G, 2)`.
-        query_weight: `(H D,)`, token part of the query temperature.
+        query_weight: `(H, D)`, token part of the query temperature.
         query_alpha: `(1,)`, its position part has the slope `sigmoid(alpha) - slope_offset`.
-        value_weight: `(G D,)`.
+        value_weight: `(G, D)`.
         value_alpha: `(1,)`.
     """
 
@@ -48,6 +48,8 @@ class Surroundings(NamedTuple):
         key_before: `(B, G, 1, D)`, the raw keys before the first row, or None for zeros.
         value_before: the same of values.
         slope_offset: of both temperatures' slopes.
+        replaces_rows: the raw rows of now take the place of `key_before` and `value_before`, which
+            the pass writes; for one new token without gradients only.
     """
 
     positions: Tensor
@@ -56,6 +58,7 @@ class Surroundings(NamedTuple):
     key_before: Tensor | None = None
     value_before: Tensor | None = None
     slope_offset: float = 0.0
+    replaces_rows: bool = False
 
 
 def fused_prologue(
@@ -104,8 +107,9 @@ def _forward(
     """The three and, if kept, both temperatures `(B, T)`."""
     batch, heads, length, width = q.shape
     groups = k.shape[1]
-    # One piece of memory, token by token, as attention takes any strides and each piece costs time.
-    results = q.new_empty(batch, length, heads + 2 * groups, width)
+    # Token by token, as a projection is stored. In three pieces, as attention may keep queries
+    # but copies of keys and values, and as the compiler copies views of one piece to write them.
+    results = [q.new_empty(batch, length, count, width) for count in (heads, groups, groups)]
     taus = [q, q]
     if keep_tau:
         taus = list(q.new_empty(2, batch, length, dtype=torch.float32))
@@ -113,7 +117,7 @@ def _forward(
         q,
         k,
         v,
-        results,
+        *results,
         *taus,
         *_pointers(learned, q),
         around.positions,
@@ -125,21 +129,20 @@ def _forward(
         *_strides(q),
         *_strides(k),
         *_strides(v),
+        results[0].stride(1),
+        results[1].stride(1),
         *around.positions.stride(),
-        _row_stride(around.cos),
+        row_stride(around.cos),
         around.cos.stride(1),
-        *_before_strides(around.key_before),
-        *_before_strides(around.value_before),
-        **_shape(heads, groups, width, around),
-        **_present(learned),
-        HAS_BEFORE_K=around.key_before is not None,
-        HAS_BEFORE_V=around.value_before is not None,
-        OFFSET=around.slope_offset,
+        *before_strides(around.key_before),
+        *before_strides(around.value_before),
+        **choices(heads, groups, width, learned, around),
         KEEP_TAU=keep_tau,
-        num_warps=_warps(heads * width),
+        REPLACE_ROWS=around.replaces_rows,
+        num_warps=warps(heads * width, length),
     )
-    q_out, k_out, v_out = results.transpose(1, 2).split((heads, groups, groups), dim=1)
-    return q_out, k_out, v_out, *taus
+    q_out, k_out, v_out = (x.transpose(1, 2) for x in results)
+    return q_out, k_out, v_out, taus[0], taus[1]
 
 
 def _backward(
@@ -186,17 +189,13 @@ def _backward(
         *_strides(k),
         *_strides(v),
         *around.positions.stride(),
-        _row_stride(around.cos),
+        row_stride(around.cos),
         around.cos.stride(1),
-        *_before_strides(around.key_before),
-        *_before_strides(around.value_before),
+        *before_strides(around.key_before),
+        *before_strides(around.value_before),
         PROGRAMS=programs,
-        **_shape(heads, groups, width, around),
-        **_present(learned),
-        HAS_BEFORE_K=around.key_before is not None,
-        HAS_BEFORE_V=around.value_before is not None,
-        OFFSET=around.slope_offset,
-        num_warps=_warps(heads * width),
+        **choices(heads, groups, width, learned, around),
+        num_warps=warps(heads * width, length),
     )
     shares = value_shares.sum(0).unflatten(-1, (groups, width))
     taps, slopes = shares[:4].sum(-1), slope_shares.sum(0)
@@ -209,7 +208,7 @@ def _backward(
         value_alpha=_through_sigmoid(slopes[1:], learned.value_alpha),
     )
     pairs = zip(found, learned, strict=True)
-    own = [None if p is None or g is None else g.to(p.dtype) for g, p in pairs]
+    own = [None if p is None or g is None else g.to(p.dtype).view_as(p) for g, p in pairs]
     return dq, dk, dv, None, *own
 
 
@@ -230,11 +229,13 @@ def _strides(x: Tensor) -> tuple[int, int, int]:
     return x.stride(0), x.stride(1), x.stride(2)
 
 
-def _before_strides(x: Tensor | None) -> tuple[int, int]:
+def before_strides(x: Tensor | None) -> tuple[int, int]:
+    """Of a row that was kept: from one of the batch to the next, and from head to head."""
     return (0, 0) if x is None else (x.stride(0), x.stride(1))
 
 
-def _row_stride(angles: Tensor) -> int:
+def row_stride(angles: Tensor) -> int:
+    """From one of the batch to the next; zero where all share one row."""
     return 0 if angles.shape[0] == 1 else angles.stride(0)
 
 
@@ -246,12 +247,12 @@ def _pointers(learned: Learned, instead: Tensor) -> list[Tensor]:
     return [_or(p, instead) for p in learned]
 
 
-def _present(learned: Learned) -> dict[str, bool]:
+def choices(
+    heads: int, groups: int, width: int, learned: Learned, around: Surroundings
+) -> dict[str, Any]:
+    """What both kernels are compiled for, in the order of their arguments."""
     names = ("SHIFT_K", "SHIFT_V", "TOKEN_Q", "PLACE_Q", "TOKEN_V", "PLACE_V")
-    return {name: p is not None for name, p in zip(names, learned, strict=True)}
-
-
-def _shape(heads: int, groups: int, width: int, around: Surroundings) -> dict[str, int]:
+    present = {name: p is not None for name, p in zip(names, learned, strict=True)}
     return {
         "HEADS": heads,
         "GROUPS": groups,
@@ -259,8 +260,13 @@ def _shape(heads: int, groups: int, width: int, around: Surroundings) -> dict[st
         "ROTATED": around.cos.shape[-1],
         "BLOCK_Q": triton.next_power_of_2(heads * width),
         "BLOCK_K": triton.next_power_of_2(groups * width),
+        **present,
+        "HAS_BEFORE_K": around.key_before is not None,
+        "HAS_BEFORE_V": around.value_before is not None,
+        "OFFSET": around.slope_offset,
     }
 
 
-def _warps(row: int) -> int:
-    return 4 if row <= 2048 else 8
+def warps(row: int, length: int) -> int:
+    """For one program that reads a token's heads at once; more where few programs are started."""
+    return (4 if row <= 2048 else 8) * (2 if length == 1 else 1)

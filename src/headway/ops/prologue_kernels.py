@@ -72,23 +72,23 @@ def _mixed(
 
 @triton.jit
 def forward_kernel(
-    q, k, v, results, tau_q, tau_v,
+    q, k, v, q_out, k_out, v_out, tau_q, tau_v,
     taps_k, taps_v, weight_q, alpha_q, weight_v, alpha_v,
     positions, cos, sin, before_k, before_v, length,
-    q_b, q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t, p_b, p_t, c_b, c_t, bk_b, bk_h, bv_b, bv_h,
+    q_b, q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t, qo_t, ko_t, p_b, p_t, c_b, c_t,
+    bk_b, bk_h, bv_b, bv_h,
     HEADS: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr, ROTATED: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
     SHIFT_K: tl.constexpr, SHIFT_V: tl.constexpr, TOKEN_Q: tl.constexpr, PLACE_Q: tl.constexpr,
     TOKEN_V: tl.constexpr, PLACE_V: tl.constexpr,
     HAS_BEFORE_K: tl.constexpr, HAS_BEFORE_V: tl.constexpr, OFFSET: tl.constexpr,
-    KEEP_TAU: tl.constexpr,
+    KEEP_TAU: tl.constexpr, REPLACE_ROWS: tl.constexpr,
 ):
     token = tl.program_id(0).to(tl.int64)
     b, t = token // length, token % length
     position = tl.load(positions + b * p_b + t * p_t)
     count = tl.log((position + 1).to(tl.float32))
     angles = b * c_b + t * c_t
-    result = results + token * (HEADS + 2 * GROUPS) * WIDTH
 
     # Queries
     at = tl.arange(0, BLOCK_Q)
@@ -106,7 +106,7 @@ def forward_kernel(
     c = tl.load(cos + angles + channel, mask=turned, other=1.0).to(tl.float32)
     s = _load(sin + angles + channel, turned)
     y = tau * (x * c + sign * other * s)
-    tl.store(result + at, y.to(results.dtype.element_ty), mask=inside)
+    tl.store(q_out + token * qo_t + at, y.to(q_out.dtype.element_ty), mask=inside)
     if KEEP_TAU:
         tl.store(tau_q + token, tau)
 
@@ -127,7 +127,7 @@ def forward_kernel(
     c = tl.load(cos + angles + channel, mask=turned, other=1.0).to(tl.float32)
     s = _load(sin + angles + channel, turned)
     y = x * c + sign * other * s
-    tl.store(result + HEADS * WIDTH + at, y.to(results.dtype.element_ty), mask=inside)
+    tl.store(k_out + token * ko_t + at, y.to(k_out.dtype.element_ty), mask=inside)
 
     # Values
     row, first = v + b * v_b + t * v_t, before_v + b * bv_b
@@ -141,10 +141,27 @@ def forward_kernel(
     x = _mixed(
         row, first, own, kept, v_t, t, position, taps_v, head, inside, SHIFT_V, HAS_BEFORE_V
     )
-    at += (HEADS + GROUPS) * WIDTH
-    tl.store(result + at, (tau * x).to(results.dtype.element_ty), mask=inside)
+    tl.store(v_out + token * ko_t + at, (tau * x).to(v_out.dtype.element_ty), mask=inside)
     if KEEP_TAU:
         tl.store(tau_v + token, tau)
+
+    if REPLACE_ROWS:
+        # The program of a row's only token; all of its threads have read the earlier rows by now.
+        tl.debug_barrier()
+        if HAS_BEFORE_K:
+            now = tl.load(k + b * k_b + head * k_h + channel, mask=inside)
+            tl.store(before_k + b * bk_b + head * bk_h + channel, now, mask=inside)
+        if HAS_BEFORE_V:
+            now = tl.load(v + b * v_b + head * v_h + channel, mask=inside)
+            tl.store(before_v + b * bv_b + head * bv_h + channel, now, mask=inside)
+
+
+# The same for one new token of each row, free of what a launch's addresses and numbers are: once it
+# is compiled for types and sizes, it runs on any of them.
+FREE = range(forward_kernel.fn.__code__.co_argcount - len(forward_kernel.fn.__annotations__))
+token_kernel = triton.jit(
+    forward_kernel.fn, do_not_specialize=FREE, do_not_specialize_on_alignment=FREE
+)
 
 
 @triton.jit
@@ -216,7 +233,7 @@ def backward_kernel(
         )
         tau = tl.load(tau_q + token)
         x = _unrotated(
-            q_out + token * (HEADS + 2 * GROUPS) * WIDTH, angles, cos, sin, at_q, channel_q,
+            q_out + token * HEADS * WIDTH, angles, cos, sin, at_q, channel_q,
             pair_q, sign_q, in_q, turned_q,
         )
         # A temperature of exactly zero has left nothing to tell the query from.
