@@ -5,16 +5,16 @@ import tempfile
 from pathlib import Path
 
 
-def write_atomically(path: Path, text: str) -> Path:
-    """Write UTF-8 text beside the path, then move it there in one step.
+def write_atomically(path: Path, content: str | bytes) -> Path:
+    """Write bytes, or text as UTF-8, beside the path, then move it there in one step.
 
     Nothing is left behind when writing fails, and the old file stays as it was.
     """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     written = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         written.chmod(0o644)
