@@ -24,7 +24,7 @@ test: $(VENV)/.installed-dev ## Run the tests (options: PYTEST_ARGS="-n 0 -k shi
 
 test-oldest: $(OLDEST)/.installed ## Run the tests of models with the oldest transformers that is supported
 	PYTHONPATH=src $(OLDEST)/bin/python -m pytest -p no:cacheprovider $(PYTEST_ARGS) \
-	  tests/hosts tests/decoder tests/properties tests/mechanisms tests/ops tests/identities
+	  tests/hosts tests/decoder tests/waiver tests/properties tests/mechanisms tests/ops tests/identities
 
 lint: $(VENV)/.installed-dev ## Check style and types
 	$(PYTHON) -m ruff check .

@@ -13,6 +13,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NamedTuple, Union, cast
@@ -23,6 +24,9 @@ from headway_settings import (
     EvalSettings,
     ReportSettings,
     RetrofitSettings,
+    SinksSettings,
+    StreamSettings,
+    StudySettings,
     __version__,
 )
 
@@ -40,6 +44,8 @@ examples:
   headway report runs/wiki             the table and the page of that run again
   headway retrofit my-llama --mechanisms selective --text wiki.jsonl.xz
   headway eval gpt2 --tasks wikitext   tasks of lm-eval, with mechanisms or without
+  headway sinks gpt2                   which tokens soak up attention, and why
+  headway stream my-llama --text book  a long text with a bounded cache
   headway bench host                   what attached mechanisms cost in speed and memory
   headway --version"""
 
@@ -78,6 +84,33 @@ examples:
   headway eval runs/model --include-path my_tasks --tasks my_task"""
 
 
+STUDY = """\
+Rerun the test of a published claim; results are files that a rerun extends.
+
+examples:
+  headway study --list
+  headway study sinks
+  headway study sinks --arms rope learned --text wiki.jsonl.xz --out runs/sinks
+  headway study sinks --size paper --device cuda --dtype bfloat16 --compile --text wiki.jsonl.xz"""
+
+SINKS = """\
+Find the tokens that soak up a model's attention, and why the model chose them.
+
+examples:
+  headway sinks gpt2
+  headway sinks runs/model --text wiki.jsonl.xz --tokens 256 --out runs/sinks
+  headway sinks google-bert/bert-base-uncased --bos no --no-battery
+  headway sinks owner/model --device cuda --dtype bfloat16 --json"""
+
+
+STREAM = """\
+Read a long text with waivers and a window, beside a full cache, a window alone and others.
+
+examples:
+  headway stream my-llama --text book.txt
+  headway stream my-llama --text book.txt --window 1020 --keep 4 --tokens 65536 --out runs/book
+  headway stream owner/model --keep auto --device cuda --dtype bfloat16 --json"""
+
 BENCH = """\
 Measure speed and memory as ratios inside one run, beside their targets.
 
@@ -85,6 +118,7 @@ examples:
   headway bench host
   headway bench host --small --eager
   headway bench host --only decode
+  headway bench sinks
   headway bench host --json"""
 
 
@@ -176,14 +210,67 @@ def _eval(settings: EvalSettings, command: str) -> None:
         print_result(result, Console())
 
 
+def _study(settings: StudySettings, command: str) -> None:
+    from headway.report.tables import plain_lines
+    from headway.studies.catalogue import listing, study_named
+
+    if settings.list:
+        print(listing())
+        return
+    name, study = study_named(settings.name)
+    folder = settings.out or Path("runs", name)
+    results = study.perform(replace(settings, out=folder), command)
+    page = study.page(folder, results) if settings.page else None
+    if settings.json:
+        print(json.dumps(results, indent=1))
+        return
+    print("\n".join(plain_lines(study.table(results))))
+    if page is not None:
+        print(f"\nThe page: {page}")
+
+
+def _sinks(settings: SinksSettings, command: str) -> None:
+    from rich.console import Console
+
+    from headway.report.sinks_run import as_json, find_sinks
+    from headway.report.sinks_table import print_report
+
+    report = find_sinks(settings, command)
+    if settings.json:
+        print(json.dumps(as_json(report), indent=1))
+    else:
+        print_report(report, settings.out, Console())
+
+
+def _stream(settings: StreamSettings, command: str) -> None:
+    from headway.report.stream_page import remarks, stream_table, write_stream_page
+    from headway.report.tables import plain_lines
+    from headway.studies.streaming import stream, verdict
+
+    results = stream(settings, command)
+    page = write_stream_page(settings.out, results)
+    if settings.json:
+        print(json.dumps(results, indent=1))
+        return
+    table = stream_table(results)
+    print("\n".join((verdict(results), *remarks(results), "", f"{table.title}:")))
+    print("\n".join(plain_lines(table)))
+    print(f"\nThe page: {page}")
+
+
 def _bench(settings: BenchSettings, command: str) -> None:
     from rich.console import Console
 
     from headway.bench.host import bench_host
     from headway.bench.results import print_lines, to_json
+    from headway.bench.sinks import bench_sinks
 
+    if settings.name == "host":
+        measured = bench_host(settings.small, not settings.eager, settings.only)
+    else:
+        measured = bench_sinks(settings.small)
     lines = []
-    for line in bench_host(settings.small, not settings.eager, settings.only):
+    for line in measured:
         print(f"{line.name}: {line.value:.4g}", file=sys.stderr, flush=True)
         lines.append(line)
     if settings.json:
@@ -207,6 +294,9 @@ VERBS = (
     Verb("bench", BenchSettings, BENCH, _bench),
     Verb("retrofit", RetrofitSettings, RETROFIT, _retrofit),
     Verb("eval", EvalSettings, EVAL, _eval),
+    Verb("stream", StreamSettings, STREAM, _stream),
+    Verb("sinks", SinksSettings, SINKS, _sinks),
+    Verb("study", StudySettings, STUDY, _study),
 )
 
 

@@ -133,6 +133,53 @@ class ReportSettings:
     """What to print on standard output."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class StudySettings:
+    """Rerun the test of a published claim."""
+
+    name: tuple[str, ...]
+    """The study, a name that --list shows."""
+    list: bool = False
+    """Show all studies and leave."""
+    size: Literal["small", "paper"] = "small"
+    """'small' shows on a CPU, in minutes, that all works; 'paper' tests the claim on a GPU."""
+    arms: tuple[str, ...] = ()
+    """Arms to run (default: all that the study compares)."""
+    text: str | None = None
+    """File, folder, .jsonl[.xz|.gz|.zst] with a "text" field, or hf:NAME; else Python's sources."""
+    out: Path | None = None
+    """Folder of the results (default: runs/NAME); a rerun adds the arms that are missing."""
+    corpus: Path | None = None
+    """Folder of the tokens, made if missing (default: in that of the results); processes that run
+    at once may share it."""
+    steps: int | None = None
+    """Optimiser steps an arm (default: as the size says)."""
+    batch_size: int | None = None
+    """Sequences a step (default: as the size says)."""
+    learning_rate: float | None = None
+    """Peak learning rate: linear warm-up over a tenth of the steps, then cosine to a tenth
+    (default: as the size says)."""
+    rates: tuple[tuple[str, float], ...] = ()
+    """Peak learning rates of single arms: ARM RATE ARM RATE ..."""
+    seconds: float | None = None
+    """Most seconds that an arm trains; one that is stopped so is measured, and trained anew by a
+    rerun."""
+    seed: int = 0
+    """Of the weights and of the order of the data."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes a GPU if there is one."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the forward pass (bfloat16 by autocast; weights stay float32)."""
+    compile: bool = False
+    """torch.compile the training step."""
+    save: bool = False
+    """Keep each trained model, in bfloat16 and files below 15 MB, in ARM-model."""
+    page: bool = True
+    """Draw report.html."""
+    json: bool = False
+    """Print the results as JSON on standard output instead of a table."""
+
+
 EvalDtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -167,13 +214,77 @@ class EvalSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SinksSettings:
+    """Find the tokens that soak up a model's attention, and why it chose them."""
+
+    model: str
+    """Folder or hub id of a decoder or encoder, with mechanisms or without (safetensors only)."""
+    text: str | None = None
+    """File, folder, .jsonl[.xz|.gz|.zst] with a "text" field, or hf:NAME; else Python's
+    documentation."""
+    tokens: int = 64
+    """Tokens a sample, special ones included; attention received falls as samples grow longer."""
+    samples: int = 100
+    """Samples, windows of the text drawn at random."""
+    threshold: float = 0.3
+    """A token is a sink of a head that gives it more than this share of its attention."""
+    bos: Literal["auto", "yes", "no"] = "auto"
+    """Special tokens around a sample: 'auto' as the tokenizer puts them, 'yes' one in front in any
+    case, 'no' none."""
+    battery: bool = True
+    """Make the interventions that tell why these tokens were chosen."""
+    seed: int = 0
+    """Of the draw of the samples and of the interventions' random controls."""
+    batch_size: int | None = None
+    """Samples a forward pass (default: as many as make 2,048 tokens)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto takes a GPU if there is one."""
+    dtype: EvalDtype = "auto"
+    """Type of the weights and of the arithmetic; auto is that of the saved weights."""
+    out: Path = Path("runs/sinks")
+    """Folder for report.html, profile.json and heads.csv."""
+    json: bool = False
+    """Print what profile.json holds on standard output instead of a table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamSettings:
+    """Read a long text with a bounded cache, beside other ways of reading it."""
+
+    model: str
+    """Folder or hub id: a plain model, one saved with mechanisms, or one of Headway's own."""
+    text: str | None = None
+    """File, folder, .jsonl[.xz|.gz|.zst] with a "text" field, or hf:NAME; else Python's sources."""
+    tokens: int = 10_752
+    """Tokens of the text to read; more than are held."""
+    window: int = 512
+    """Recent tokens that a token sees beside the kept ones, itself counted."""
+    keep: int | Literal["auto"] = 4
+    """First tokens to keep, or 'auto': the waivers found in the first 64 tokens."""
+    stride: int | None = None
+    """Compute the upper line 'recompute' anew at every n-th token (default: 1, or the least that
+    stays affordable)."""
+    seed: int = 0
+    """Of the kept positions of 'random + window'."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto takes a GPU if there is one."""
+    dtype: EvalDtype = "auto"
+    """Type of the weights and of the arithmetic; auto is that of the saved weights."""
+    out: Path = Path("runs/stream")
+    """Folder of results.json and of the page report.html."""
+    json: bool = False
+    """Print the results as JSON on standard output instead of a table."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class BenchSettings:
     """Measure speed and memory as ratios inside one run, beside their targets."""
 
-    name: Literal["host"]
-    """'host': a 1B Llama with KV shift and selective attention attached, beside it untouched."""
+    name: Literal["host", "sinks"]
+    """'host': a 1B Llama with KV shift and selective attention attached, beside it untouched;
+    'sinks': the sink profile of that model beside output_attentions, at growing length."""
     only: tuple[Literal["attach", "train", "decode"], ...] = ("attach", "train", "decode")
-    """Parts to measure."""
+    """Parts of 'host' to measure."""
     small: bool = False
     """Small sizes, for a machine without a GPU."""
     eager: bool = False

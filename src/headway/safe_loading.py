@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from safetensors import SafetensorError
+from transformers.utils import logging
 
 from headway.errors import HeadwayError
 
@@ -35,3 +36,15 @@ def one_sentence(where: str) -> Iterator[None]:
             f"{where} holds weights of other shapes than its configuration asks for (the "
             "report above lists them); accepted are weights saved with that configuration"
         ) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' bars of weights that are read or written."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

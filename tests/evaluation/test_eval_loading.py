@@ -13,8 +13,9 @@ import headway
 from headway import HeadwayError, KVShift, SelectiveAttention
 from headway.corpora import train_bpe
 from headway.evaluation.lm_eval_model import HeadwayLM
-from headway.evaluation.loading import device_of, load_for_evaluation
+from headway.evaluation.loading import load_for_evaluation
 from headway.evaluation.local_text import score_text
+from headway.hosts.loading import device_of
 
 IDENTITY = [KVShift(init="identity"), SelectiveAttention(init="identity")]
 

@@ -89,13 +89,13 @@ def browser() -> str:
     return BROWSER
 
 
-def opened(browser: str, page: Path, width: int) -> dict[str, Any]:
-    """What the page tells about itself when a browser shows it at a width in pixels."""
+def opened(browser: str, page: Path, width: int, late: str = LATE) -> dict[str, Any]:
+    """What `late` tells about the page when a browser shows it at a width in pixels."""
     text = page.read_text(encoding="utf-8")
     text = text.replace("<head>", f"<head>{EARLY}", 1)
     place, closing, rest = text.rpartition("</body>")
     copy = page.with_name("copy.html")
-    copy.write_text(f"{place}{LATE}{closing}{rest}", encoding="utf-8")
+    copy.write_text(f"{place}{late}{closing}{rest}", encoding="utf-8")
     frame = page.with_name("frame.html")
     frame.write_text(FRAME.format(page=copy.name, width=width), encoding="utf-8")
     done = subprocess.run(

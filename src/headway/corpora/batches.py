@@ -46,10 +46,13 @@ class Windows:
 
         Inputs are [:, :-1], targets [:, 1:].
         """
+        return _gather(self._tokens, self._places(step), self._context)
+
+    def _places(self, step: int) -> Indices:
+        """The first token of each window of `step`: (B,)."""
         first = step * self._batch_size
         places = [divmod(first + row, self._windows) for row in range(self._batch_size)]
-        starts = np.array([self._starts(epoch)[place] for epoch, place in places])
-        return _gather(self._tokens, starts, self._context)
+        return np.array([self._starts(epoch)[place] for epoch, place in places])
 
     def _shuffled_starts(self, epoch: int) -> Indices:
         """The first token of each window of an epoch, in the order of training."""
@@ -57,6 +60,23 @@ class Windows:
         slack = len(self._tokens) - 1 - self._windows * self._context
         offset = random.integers(min(self._context, slack + 1))
         return random.permutation(self._windows) * self._context + offset
+
+
+class ResidentWindows(Windows):
+    """The same windows, cut on the device that trains, where all tokens lie: 4 bytes each."""
+
+    def __init__(
+        self, tokens: Tokens, context: int, batch_size: int, seed: int, device: torch.device
+    ) -> None:
+        """As `Windows`, with the device."""
+        super().__init__(tokens, context, batch_size, seed)
+        self._resident = torch.from_numpy(tokens.astype(np.int32)).to(device)
+        self._reach = torch.arange(context + 1, device=device)
+
+    def batch(self, step: int) -> torch.Tensor:
+        """As `Windows.batch`, on the device."""
+        starts = torch.from_numpy(self._places(step)).to(self._resident.device)
+        return self._resident[starts[:, None] + self._reach].long()
 
 
 def validation_windows(

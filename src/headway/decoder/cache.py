@@ -100,9 +100,14 @@ class HeadwayCache(Cache):
         offloading: keep the keys and values of all but the current layer on the CPU; the few raw
             rows stay where they are.
 
+    Attributes:
+        renumbers: positions count inside the cache, as it forgets tokens (`WaiverCache`).
+
     Raises:
         HeadwayError: offloading where there is no GPU to come back to.
     """
+
+    renumbers = False
 
     def __init__(
         self, config: Any, max_cache_len: int | None = None, offloading: bool = False

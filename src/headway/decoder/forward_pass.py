@@ -10,9 +10,11 @@ from torch import Tensor
 
 from headway.decoder.cache import HeadwayCache
 from headway.decoder.configuration import HeadwayConfig
+from headway.decoder.observer import OBSERVED, encoded_positions, observe
 from headway.errors import HeadwayError
 from headway.mechanisms.state import DecodeState
 from headway.ops.attention import Visibility, alibi_slopes, attend
+from headway.ops.received import Scores
 from headway.ops.rotary import Rotary, rotary
 
 Probe = Callable[[int, Tensor, Tensor, Visibility, float], None]
@@ -25,6 +27,7 @@ class ForwardPass:
 
     Attributes:
         positions: `(B, T)` inside the own document.
+        encoded: `(B, T)`, those that position encodings see: the same but for an observer's edits.
         visible: who sees whom.
         scale: factor on the scores.
         backend: name of the attention implementation.
@@ -35,6 +38,7 @@ class ForwardPass:
     """
 
     positions: Tensor
+    encoded: Tensor
     visible: Visibility
     scale: float
     backend: str = "sdpa"
@@ -53,7 +57,27 @@ class ForwardPass:
             k, v = self.cache.update(k, v, slot)
         if self.probe is not None:
             self.probe(slot, q, k, self.visible, self.scale)
+        if self.backend == OBSERVED:
+            return observe(None, slot, self._scores(q, k), v, int(self.visible.offset))
         return attend(q, k, v, self.visible, self.scale, self.backend, need_lse)
+
+    def _scores(self, q: Tensor, k: Tensor) -> Scores:
+        seen, slopes = self.visible, self.visible.slopes
+
+        def mask(start: int, stop: int) -> Tensor:
+            rows = self.positions[:, start:stop]
+            return Visibility(rows, seen.offset + start, seen.keys, False).mask()
+
+        def alibi(start: int, stop: int) -> Tensor:
+            assert slopes is not None
+            columns = torch.arange(seen.keys, device=q.device)[None]
+            encoded = encoded_positions(columns)[0]
+            query = encoded[start + int(seen.offset) : stop + int(seen.offset), None]
+            return -slopes[:, None, None] * (query - encoded)
+
+        visible = None if seen.whole_rows else mask
+        bias = None if slopes is None else alibi
+        return Scores(q, k, self.scale, seen.whole_rows, visible=visible, bias=bias)
 
     def state(self, layer_idx: int) -> DecodeState | None:
         """What the mechanisms of a layer carry between decoding steps."""
@@ -86,22 +110,29 @@ def start_pass(
     batch, length, _ = embeddings.shape
     device = embeddings.device
     # A static cache counts in a tensor that the first layer's update moves on: copy it.
-    past = cache.get_seq_length() if cache is not None else 0
+    past = cache.get_query_offset() if cache is not None else 0
     offset = past.clone() if isinstance(past, Tensor) else past
     fixed = cache.fixed_length if cache is not None else None
     if not torch.compiler.is_compiling():
         _check_lengths(int(offset) + length, fixed, attention_mask)
     columns = (torch.arange(length, device=device) + offset).expand(batch, length)
-    positions, whole = resolve_positions(columns, attention_mask, position_ids)
+    renumbered = cache is not None and cache.renumbers
+    told = None if renumbered else position_ids
+    positions, whole = resolve_positions(columns, attention_mask, told)
+    observed = config._attn_implementation == OBSERVED
+    encoded = encoded_positions(positions) if observed else positions
     keys = fixed if fixed is not None else int(offset) + length
     slopes = None
     if config.position == "alibi":
         slopes = alibi_slopes(config.num_attention_heads, device)
     rotation = None
     if config.position == "rope":
-        rotation = rotary(positions, config.dims().head_dim, config.rope_theta, embeddings.dtype)
+        # Where the cache numbers positions anew, the given ones say how far keys are turned.
+        turned = position_ids if renumbered and position_ids is not None else encoded
+        rotation = rotary(turned, config.dims().head_dim, config.rope_theta, embeddings.dtype)
     return ForwardPass(
         positions=positions,
+        encoded=encoded,
         visible=Visibility(positions, offset, keys, whole and fixed is None, slopes),
         scale=config.attention_scale,
         backend=config._attn_implementation or "sdpa",

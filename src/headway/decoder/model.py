@@ -178,7 +178,7 @@ class HeadwayModel(HeadwayPreTrainedModel):
         )
         if self.embed_positions is not None:
             self._check_length(run)
-            hidden = hidden + self.embed_positions(run.positions)
+            hidden = hidden + self.embed_positions(run.encoded)
         keep = self.keep_outputs or bool(output_hidden_states)
         depth = Depth(hidden, (hidden,) if self.keep_updates else None, (hidden,) if keep else None)
         streams = Streams()

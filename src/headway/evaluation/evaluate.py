@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from headway.errors import HeadwayError
-from headway.evaluation.loading import device_of
 from headway.files import write_atomically
+from headway.hosts.loading import device_of
 from headway_settings import EvalSettings, __version__
 
 RESULT = "eval.json"

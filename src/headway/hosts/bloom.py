@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headway.decoder.observer import MaskRule, encoded_columns, observed_attention
 from headway.hosts.attention import Call, HostAttention
 from headway.hosts.family import Family
 from headway.hosts.host_pass import HostPass
@@ -39,6 +40,12 @@ class BloomAttention(HostAttention):
         self, q: Tensor, k: Tensor, v: Tensor, call: Call, need_lse: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         bias = call.options["alibi"].unflatten(0, (q.shape[0], q.shape[1]))
+        if isinstance(call.mask, MaskRule):
+            bias = encoded_columns(bias)
+            out, lse = observed_attention(
+                self, q, k, v, call.mask, self.scaling, position_bias=bias
+            )
+            return out.transpose(1, 2), lse, None
         return eager_scores(
             q,
             k,

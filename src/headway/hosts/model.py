@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from headway.decoder.cache import HeadwayCache
 from headway.decoder.generation import HeadwayGeneration
+from headway.decoder.observer import OBSERVED
 from headway.errors import HeadwayError
 from headway.files import write_atomically
 from headway.hosts.host_pass import HostPass, find_positions
@@ -65,13 +66,15 @@ class HostModel(InitialisesParts):
         shown = embeds if ids is None else ids
         if shown is None:
             raise HeadwayError("input_ids: exactly one of input_ids and inputs_embeds is accepted")
+        # An observer edits what is encoded; mechanisms keep to the positions in the text.
+        observed = self.config._attn_implementation == OBSERVED
         positions = find_positions(
             shown.shape[0],
             shown.shape[1],
             shown.device,
             inputs["past_key_values"],
             inputs.get("attention_mask"),
-            inputs.get("position_ids"),
+            None if observed else inputs.get("position_ids"),
         )
         return HostPass(positions, self._log_frequency(ids), torch.is_grad_enabled())
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from headway.decoder.observer import OBSERVED, observed_attention
 from headway.errors import HeadwayError
 
 
@@ -44,6 +45,9 @@ def attend_with_lse(
     if backend == "flex_attention" and q.is_cuda:
         flex: Any = ALL_ATTENTION_FUNCTIONS["flex_attention"]
         out, lse = flex(module, q, k, v, mask, scaling=scaling, softcap=softcap)
+        return out.transpose(1, 2), lse
+    if backend == OBSERVED:
+        out, lse = observed_attention(module, q, k, v, mask, scaling, dropout, softcap)
         return out.transpose(1, 2), lse
     if backend not in ("eager", "sdpa"):
         raise HeadwayError(

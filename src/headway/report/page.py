@@ -12,6 +12,7 @@ from headway.report.learned import learned_figures
 from headway.report.results import Results, read_results
 from headway.report.style import ArmStyle, arm_styles
 from headway.report.summary import Summary, summarise_results
+from headway.report.templating import fill
 
 REPORT_NAME = "report.html"
 
@@ -35,27 +36,28 @@ def write_report(folder: Path) -> Path:
 
 def render(results: Results) -> str:
     """The page as HTML."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from plotly.offline import get_plotlyjs
-
-    environment = Environment(
-        loader=PackageLoader("headway.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     summary = summarise_results(results)
     sections = page_sections(results, summary)
-    return environment.get_template("report.html.j2").render(
-        summary=summary,
-        sections=sections,
-        legend=legend(results.arms),
-        plots=[
-            {"id": figure.id, **figure.plot} for section in sections for figure in section.figures
-        ],
-        facts=facts(summary),
-        plotly_js=get_plotlyjs(),
+    return fill_page(summary, sections, legend(results.arms), facts(summary))
+
+
+def fill_page(
+    head: Mapping[str, Any],
+    sections: Sequence[Section],
+    arms: Sequence[tuple[str, ArmStyle]],
+    facts: Sequence[tuple[str, Sequence[tuple[str, str]]]],
+) -> str:
+    """A page of comparisons as HTML.
+
+    Args:
+        head: name, headline, remarks, device, started and command.
+        sections: tables and figures, from the top.
+        arms: of the legend; a trace's `meta` is the number of its arm there.
+        facts: what stands at the end, as titled lists of names and values.
+    """
+    plots = [{"id": figure.id, **figure.plot} for section in sections for figure in section.figures]
+    return fill(
+        "report.html.j2", summary=head, sections=sections, legend=arms, plots=plots, facts=facts
     )
 
 

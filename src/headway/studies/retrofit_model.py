@@ -4,8 +4,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -13,7 +12,6 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
-from transformers.utils import logging
 
 from headway.corpora.optional import optional_package
 from headway.corpora.storage import new_folder
@@ -23,7 +21,7 @@ from headway.hosts.attach import bare
 from headway.hosts.family import family_of
 from headway.mechanisms import Mechanism
 from headway.mechanisms.sizes import dims_of
-from headway.safe_loading import one_sentence
+from headway.safe_loading import one_sentence, quiet
 
 Trained = Literal["all", "mechanism", "lora"]
 SAVED_MODEL, SAVED_MECHANISMS = "model", "mechanisms"
@@ -57,7 +55,7 @@ class Source:
         """
         where = _where(self.name)
         loader: Any = AutoModelForCausalLM
-        with one_sentence(where), _quiet():
+        with one_sentence(where), quiet():
             model, report = loader.from_pretrained(
                 self.name,
                 trust_remote_code=False,
@@ -144,7 +142,7 @@ def save_trained(model: nn.Module, source: Source, train: Trained, out: Path) ->
     folder = out / saved_name(train)
     # A run that was stopped between here and its last line is done again, and so is this.
     shutil.rmtree(folder, ignore_errors=True)
-    with new_folder(folder) as unfinished, _quiet():
+    with new_folder(folder) as unfinished, quiet():
         if train == "mechanism":
             save_mechanisms(model, unfinished)
             return
@@ -200,15 +198,3 @@ def _where(name: str) -> str:
 def _told(error: Exception, sentence: str) -> HeadwayError:
     said = " ".join(str(error).split())
     return HeadwayError(f"{sentence} ({said})")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' bars: weights are read in every run, which has a line of its own."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

@@ -6,25 +6,6 @@
   const mouse = window.matchMedia("(pointer: fine)");
   const config = { responsive: true, displayModeBar: false, displaylogo: false };
 
-  /** Layout settings that follow the reader's colour scheme, as plotly attribute paths. */
-  function colours(layout) {
-    const style = getComputedStyle(document.documentElement);
-    const colour = (name) => style.getPropertyValue(name).trim();
-    const set = {
-      "font.color": colour("--ink"),
-      "hoverlabel.bgcolor": colour("--card"),
-      "hoverlabel.bordercolor": colour("--line"),
-      "hoverlabel.font.color": colour("--ink"),
-    };
-    for (const axis of Object.keys(layout).filter((key) => /^[xy]axis\d*$/.test(key))) {
-      set[axis + ".gridcolor"] = colour("--grid");
-      set[axis + ".zerolinecolor"] = colour("--quiet");
-      set[axis + ".tickcolor"] = colour("--line");
-      set[axis + ".tickfont.color"] = colour("--quiet");
-    }
-    return set;
-  }
-
   async function draw() {
     for (const { id, data, layout } of plots) {
       const place = document.getElementById(id);
