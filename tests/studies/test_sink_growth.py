@@ -30,7 +30,7 @@ from headway.studies.sink_arms import ARMS, COMPARED, SIZES
 from headway.studies.sink_growth import Plan, grow_sinks, main, measure
 from headway.studies.sink_page import render
 from headway.studies.sink_results import read_results, shared_corpus, write_result
-from headway.studies.sink_table import COLUMNS, sink_table
+from headway.studies.sink_table import COLUMNS, effect_table, sink_table
 from headway.training.initialise import seed_weights
 from headway.training.run import Step
 from headway.waiver.monitor import SinkMonitor
@@ -399,7 +399,8 @@ def test_results_are_printed_as_a_table_from_files(
     found = grow_sinks(asked, "a")
     found |= grow_sinks(replace(asked, arms=("none",), out=tmp_path / "b"), "b")
     assert main([str(tmp_path / "b" / "none.json"), str(asked.out)]) == 0
-    assert capsys.readouterr().out == markdown_table(sink_table(found))
+    tables = (markdown_table(sink_table(found)), markdown_table(effect_table(found)))
+    assert capsys.readouterr().out == "\n".join(tables)
     assert main([str(asked.out), str(asked.out)]) == 2
     assert "is a second one of the arm 'rope'" in capsys.readouterr().err
     grow_sinks(replace(asked, arms=("alibi",), out=tmp_path / "c", steps=5), "c")
@@ -429,7 +430,9 @@ def committed() -> Path:
 
 def test_the_table_in_the_docs_is_that_of_the_committed_results(committed: Path) -> None:
     page = (ROOT / "docs" / "sinks.md").read_text(encoding="utf-8")
-    assert markdown_table(sink_table(read_results([committed]))) in page
+    found = read_results([committed])
+    assert markdown_table(sink_table(found)) in page
+    assert markdown_table(effect_table(found)) in page
 
 
 def test_real_text_is_learned(asked: StudySettings, tmp_path: Path) -> None:

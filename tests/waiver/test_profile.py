@@ -1,6 +1,7 @@
 """The profile says what the weights say that a model gives out itself."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -264,6 +265,22 @@ def test_first_token_is_told() -> None:
 )
 def test_the_median_is_that_of_torch(x: Tensor) -> None:
     assert torch.equal(lower_median(x), x.median(-1).values)
+
+
+def test_a_sink_stands_out_from_its_neighbours() -> None:
+    """A metric that rises along the text, as of heads that look at recent tokens, is no sink."""
+    found = profile_sinks(made("llama"), torch.randint(1, VOCABULARY, (2, 64)))
+    rising = torch.linspace(0, 0.5, 64).expand(LAYERS, HEADS, 64).clone()
+    assert replace(found, sink_rate=rising).sinks() == ()
+    rising[..., 0] += 0.2
+    rising[..., 7] += 0.1
+    both = replace(found, sink_rate=rising)
+    assert both.sinks() == (0, 7)
+    assert both.excess()[7] == pytest.approx(0.1, abs=0.03)
+    # Late positions, which few queries see, are not searched.
+    rising[..., 60] += 0.4
+    assert replace(found, sink_rate=rising).sinks() == (0, 7)
+    assert replace(found, sink_rate=rising, causal=False).sinks()[:3] == (60, 0, 7)
 
 
 def test_massive_activations_are_found() -> None:

@@ -250,7 +250,7 @@ def test_perplexities_that_no_float_holds(folder, monkeypatch, capsys):
 def test_the_page_of_documentation_shows_what_the_command_printed():
     page = (DOCS / "streaming.md").read_text(encoding="utf-8")
     files = sorted((DOCS / "results" / "streaming").glob("*.json"))
-    assert len(files) == 3
+    assert len(files) == 4
     for file in files:
         results = json.loads(file.read_text(encoding="utf-8"))
         assert f"$ {results['command']}\n" in page

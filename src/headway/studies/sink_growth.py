@@ -36,7 +36,7 @@ from headway.studies.sink_results import (
     shared_corpus,
     write_result,
 )
-from headway.studies.sink_table import sink_table
+from headway.studies.sink_table import effect_table, sink_table
 from headway.training.initialise import seed_weights
 from headway.training.probes import validate
 from headway.training.recipe import Recipe
@@ -334,10 +334,11 @@ def _say(text: str) -> None:
 
 
 def main(paths: list[str]) -> int:
-    """Print the table of results as Markdown; the exit code."""
+    """Print the tables of results as Markdown; the exit code."""
     try:
         found = read_results([Path(path) for path in paths])
-        print(markdown_table(sink_table(found)), end="")
+        print(markdown_table(sink_table(found)))
+        print(markdown_table(effect_table(found)), end="")
     except HeadwayError as refusal:
         print(refusal, file=sys.stderr)
         return 2

@@ -24,6 +24,23 @@ READING = (
 """How to read it."""
 
 
+EFFECTS = {
+    "repeat_kept": "one token repeated",
+    "equal_kept": "positions equal",
+    "swap_moved": "swapped position: moved",
+    "isolate_moved": "isolated token: there",
+    "replace_kept": "token replaced",
+    "token_moved": "token exchanged: moved",
+    "transplant_moved": "state transplanted: there",
+}
+"""Effects that the second table shows, by key, and what their columns are called."""
+EFFECTS_READING = (
+    "Sink after the intervention over the sink before, at its place or, where a column says so, at "
+    "the new one, with 95 % bootstrap intervals over 100 windows."
+)
+"""How to read it."""
+
+
 def sink_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
     """One row an arm."""
     return Table(
@@ -56,6 +73,33 @@ def _row(arm: str, result: Mapping[str, Any]) -> tuple[str, ...]:
         f"{final['mass']:.3f}",
         result["verdict"]["kind"],
     )
+
+
+def effect_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What the interventions leave of each arm's sink, one row an arm; arms without a sink above
+    the verdict's floor are left out."""
+    return Table(
+        title="What interventions leave of the sink",
+        columns=("arm", "sink at", "share of heads", *EFFECTS.values(), "verdict"),
+        rows=tuple(
+            _effect_row(arm, result["battery"], result["verdict"]["kind"])
+            for arm, result in results.items()
+            if result["final"] is not None and result["verdict"]["kind"] != "none"
+        ),
+    )
+
+
+def _effect_row(arm: str, battery: Mapping[str, Any], kind: str) -> tuple[str, ...]:
+    pooled = battery["pooled"]
+    told = (_interval(pooled[key]) if key in pooled else words.MISSING for key in EFFECTS)
+    place = words.MISSING if battery["origin"] is None else str(battery["origin"])
+    if battery["placed"] is not None:
+        place = f"token {battery['placed']}"
+    return (arm, place, _share(battery["total"]["value"]), *told, kind)
+
+
+def _interval(effect: Mapping[str, Any]) -> str:
+    return f"{effect['value']:.3f} [{effect['low']:.3f}, {effect['high']:.3f}]"
 
 
 def _told(result: Mapping[str, Any]) -> str:

@@ -168,16 +168,18 @@ def _origin(profile: SinkProfile, ids: Tensor) -> tuple[int | None, int | None]:
     """Column of the strongest sink; or a column to place a token at that is a sink anywhere."""
     sinks = profile.sinks()
     token, share = _scattered(profile, ids)
-    strongest = float(profile.sink_metric()[sinks[0]]) if sinks else FLOOR
+    strongest = float(profile.excess()[sinks[0]]) if sinks else FLOOR
     if token is not None and share > SCATTERED * strongest:
         return ids.shape[1] // 4, token
     return (sinks[0] if sinks else None), None
 
 
 def _scattered(profile: SinkProfile, ids: Tensor) -> tuple[int | None, float]:
-    """The token that is most often a sink, first and last columns left out, and how often."""
+    """The token that is most often a sink, and how much more often than the columns in which it
+    stands; first and last columns left out."""
     last = max(2, profile.tokens - profile.tokens // 8)
-    shares = profile.sink_by_sample.mean(1)[:, 1:last].flatten().double()
+    by_column = profile.sink_by_sample.mean(1)[:, 1:last].double()
+    shares = (by_column - by_column.median(0).values).flatten()
     tokens, which, counts = ids[:, 1:last].flatten().unique(return_inverse=True, return_counts=True)
     sums = torch.zeros(len(tokens), dtype=torch.float64).index_add(0, which, shares)
     means = (sums / counts).masked_fill(counts < OCCURRENCES, 0.0)

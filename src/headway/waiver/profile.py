@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 THRESHOLD = 0.3
 """Gu's eps (arXiv 2410.10781, section 3): a head has a sink where it gives a token more."""
 FLOOR = 0.01
-"""Share of heads from which on a position counts as a place of sinks."""
+"""Share of heads, above the neighbours', from which on a position counts as a place of sinks."""
 
 
 class FirstToken(NamedTuple):
@@ -115,10 +115,22 @@ class SinkProfile:
         """
         return self.tokens - self.tokens // 4 if self.causal else self.tokens
 
+    def excess(self) -> Tensor:
+        """`(T,)`, the sink metric above the median of the neighbours, an eighth of T on each side.
+
+        Heads that look at recent tokens make the metric rise along the text, as few queries see
+        late tokens; a sink stands out from its neighbours.
+        """
+        metric, reach = self.sink_metric(), max(2, self.tokens // 8)
+        padded = nn.functional.pad(metric, (reach, reach), value=torch.nan)
+        around = padded.unfold(0, 2 * reach + 1, 1).clone()
+        around[:, reach] = torch.nan
+        return metric - around.nanmedian(-1).values
+
     def sinks(self, floor: float = FLOOR) -> tuple[int, ...]:
-        """Positions whose sink metric is above `floor`, strongest first, among the `searched`."""
-        metric = self.sink_metric()[: self.searched]
-        found = [int(i) for i in metric.argsort(descending=True) if metric[i] > floor]
+        """Positions whose `excess` is above `floor`, strongest first, among the `searched`."""
+        excess = self.excess()[: self.searched]
+        found = [int(i) for i in excess.argsort(descending=True) if excess[i] > floor]
         return tuple(found)
 
     def waivers(self, floor: float = FLOOR, value_ratio: float = 0.5) -> tuple[int, ...]:
@@ -167,6 +179,7 @@ class SinkProfile:
             found[name] = value
         return found | {
             "sink_metric": self.sink_metric().tolist(),
+            "excess": self.excess().tolist(),
             "value_ratio": self.value_ratio().tolist(),
             "sinks": list(self.sinks()),
             "waivers": list(self.waivers()),
