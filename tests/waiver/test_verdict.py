@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,8 @@ from planted import Plan, plant, text
 from headway.waiver.battery import run_battery
 from headway.waiver.effects import UNDEFINED, Interval
 from headway.waiver.verdict import REASONS, Facts, Thresholds, decide, judge
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results" / "sinks"
 
 
 def exact(value):
@@ -50,6 +53,28 @@ def test_calibration():
     assert judge(ROTARY_LLAMA, Thresholds())[0] == "feature based"
 
 
+def test_every_model_of_the_study_was_judged_as_it_is():
+    """Trained on real text after the rule was made; results of the study's command."""
+    expected = {
+        "learned": "position-encoding based",
+        "rope": "feature based",
+        "alibi": "feature based",
+        "sink_logit": "learned sink",
+    }
+    for arm, kind in expected.items():
+        result = json.loads((RESULTS / f"{arm}.json").read_text(encoding="utf-8"))
+        found = result["battery"]
+        effects = {
+            k: exact(v["value"]) for k, v in found["pooled"].items() if v["value"] is not None
+        }
+        learned = None
+        if found["learned"]:
+            rates = [layer["value"] for layer in found["learned"]]
+            learned = exact(sum(rates) / len(rates))
+        vector = Facts(exact(found["total"]["value"]), learned, found["encodings"], effects)
+        assert judge(vector, Thresholds())[0] == kind == result["verdict"]["kind"]
+
+
 def test_published_vectors_were_not_fitted_on():
     assert judge(GPT2_XL, Thresholds())[0] == "position-encoding based"
     assert judge(MISTRAL, Thresholds())[0] == "feature based"
@@ -71,6 +96,10 @@ def test_removing_positions_decides_between_the_two():
         ({"swap_moved": 0.3}, "mixed"),
         ({"isolate_moved": 0.1}, "mixed"),
         ({"isolate_moved": 0.3, "isolate_control": 0.15}, "mixed"),
+        ({"isolate_moved": 0.1, "context_kept": 0.2}, "feature based"),
+        ({"isolate_moved": 0.1, "context_kept": 0.3}, "mixed"),
+        ({"isolate_moved": 0.1, "context_kept": 0.2, "replace_kept": 0.1}, "mixed"),
+        ({"isolate_moved": 0.1, "context_kept": 0.2, "equal_kept": 0.1}, "mixed"),
         ({"token_moved": 0.9, "replace_kept": 0.1, "isolate_moved": 0.0}, "token based"),
         ({"token_moved": 0.9, "replace_kept": 0.5, "isolate_moved": 0.0}, "mixed"),
         ({"token_moved": 0.3}, "mixed"),

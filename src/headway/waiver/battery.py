@@ -127,9 +127,8 @@ def run_battery(
     learned = bootstrap.effect(found.dropped, torch.ones_like(found.dropped))[1]
     placed, here = None, profile
     if origin is None:
-        origin, placed = _origin(profile, input_ids)
-    if placed is not None and origin is not None:
-        input_ids = _placed(input_ids, placed, origin, seed)
+        origin, placed, input_ids = _origin(model, profile, input_ids, batch_size, seed)
+    if placed is not None:
         runs = _Runs(passes, input_ids, batch_size)
         here = profile_sinks(model, input_ids, batch_size=batch_size)
     waivers = waiver_test(model, input_ids, profile=here, batch_size=batch_size, seed=seed)
@@ -164,14 +163,24 @@ def run_battery(
     )
 
 
-def _origin(profile: SinkProfile, ids: Tensor) -> tuple[int | None, int | None]:
-    """Column of the strongest sink; or a column to place a token at that is a sink anywhere."""
+def _origin(
+    model: nn.Module, profile: SinkProfile, ids: Tensor, batch_size: int, seed: int
+) -> tuple[int | None, int | None, Tensor]:
+    """Column of the strongest sink, and the text; or the column at which a token stands that is a
+    sink anywhere, that token, and texts in which it stands there.
+
+    A token that was a sink by chance, or by the columns in which it stood, shows when it is placed.
+    """
     sinks = profile.sinks()
-    token, share = _scattered(profile, ids)
     strongest = float(profile.excess()[sinks[0]]) if sinks else FLOOR
+    token, share = _scattered(profile, ids)
     if token is not None and share > SCATTERED * strongest:
-        return ids.shape[1] // 4, token
-    return (sinks[0] if sinks else None), None
+        column = ids.shape[1] // 4
+        texts = _placed(ids, token, column, seed)
+        there = profile_sinks(model, texts, batch_size=batch_size).excess()[column]
+        if float(there) > strongest:
+            return column, token, texts
+    return (sinks[0] if sinks else None), None, ids
 
 
 def _scattered(profile: SinkProfile, ids: Tensor) -> tuple[int | None, float]:

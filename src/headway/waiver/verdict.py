@@ -140,7 +140,9 @@ def judge(facts: Facts, thresholds: Thresholds) -> tuple[Kind, tuple[Evidence, .
     Whether positions are needed is asked first, as it is the sharpest test: with all of them equal
     nothing is left that a position-encoding based sink could be found by, while one that comes
     from features or from a token does not notice. An isolated token may draw a sink in models of
-    both sorts, so that it decides only where positions are not needed.
+    both sorts, so that it decides only where positions are not needed. There the lack of context
+    is the feature that is known: a token that loses its context becomes a sink, or the first one
+    ceases to be a sink when it gets some.
     """
     t, look = thresholds, _Look(facts, thresholds)
     natural = look.natural()
@@ -151,7 +153,7 @@ def judge(facts: Facts, thresholds: Thresholds) -> tuple[Kind, tuple[Evidence, .
         return "none", look.evidence
     position, token = look.position_needed(), look.token_needed()
     swap, exchanged, isolated = look.swap_moved(), look.token_moved(), look.isolate_moved()
-    look.context()
+    without_context = look.context_ends_it() or isolated
     if learned > t.floor and natural < t.outweighs * learned:
         return "mixed", look.evidence
     by_token = token == "needed" and exchanged >= t.follows_token
@@ -164,7 +166,7 @@ def judge(facts: Facts, thresholds: Thresholds) -> tuple[Kind, tuple[Evidence, .
         return "mixed", look.evidence
     if by_token:
         return "token based", look.evidence
-    if isolated and token != "needed" and exchanged < t.follows:
+    if without_context and token != "needed" and exchanged < t.follows:
         return "feature based", look.evidence
     return "mixed", look.evidence
 
@@ -278,12 +280,15 @@ class _Look:
         self._add("isolate_moved", f"a token that sees itself alone {says}", moved, line)
         return follows
 
-    def context(self) -> None:
+    def context_ends_it(self) -> bool:
         kept = self._get("context_kept")
-        if kept is not None:
-            says = "goes" if kept.value <= self.t.gone else "does not go"
-            words = f"with context before the first token the sink {says}"
-            self._add("context_kept", words, kept, self.t.gone)
+        if kept is None:
+            return False
+        goes = kept.value <= self.t.gone
+        says = "goes" if goes else "does not go"
+        words = f"with context before the first token the sink {says}"
+        self._add("context_kept", words, kept, self.t.gone)
+        return goes
 
     def _get(self, key: str) -> Interval | None:
         found = self.facts.effects.get(key)
