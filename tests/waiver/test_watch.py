@@ -16,6 +16,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from headway import KVShift, attach
 from headway.decoder.observer import OBSERVED, Observer
 from headway.errors import HeadwayError
 from headway.waiver.measure import LayerSums
@@ -92,6 +93,22 @@ def test_a_rule_hides_keys_in_every_layer() -> None:
         continued = model(IDS[:1, 5:], past_key_values=cache).logits[0, 2]
     torch.testing.assert_close(isolated, alone, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(continued, alone, rtol=1e-10, atol=1e-12)
+
+
+def test_mechanisms_keep_to_the_positions_in_the_text() -> None:
+    """Edited position ids are for the encoding: KV shift would see other documents in them."""
+    model = attach(llama(), [KVShift(init="identity")])
+    swapped = torch.arange(12)[None]
+    swapped[0, [0, 5]] = swapped[0, [5, 0]]
+    inputs = {
+        "input_ids": IDS[:1],
+        "attention_mask": torch.ones_like(IDS[:1]),
+        "position_ids": swapped,
+        "past_key_values": None,
+    }
+    assert model.model.start_pass(inputs).positions[0, 5] == 0
+    with watching(model, Observer()):
+        assert torch.equal(model.model.start_pass(inputs).positions, torch.arange(12)[None])
 
 
 @pytest.mark.parametrize(

@@ -327,4 +327,4 @@ def _words(kind: Kind, evidence: tuple[Evidence, ...], battery: Battery) -> str:
 
 def _line(evidence: Evidence) -> str:
     side = "above" if evidence.effect.value > evidence.threshold else "not above"
-    return f"{side} {evidence.threshold:g}"
+    return f"{side} {evidence.threshold:.3g}"
