@@ -29,6 +29,8 @@ from headway.waiver.stream import (
     recomputed_nats,
 )
 
+pytest.importorskip("tyro", reason="the verb needs the package tyro")
+
 DOCS = Path(__file__).parents[2] / "docs"
 SENTENCES = [
     "The old boat lay on the shore and waited for the tide to come back.",
