@@ -2,7 +2,28 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from headway.errors import HeadwayError
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[Path]:
+    """The folder that a command writes its results to, made if it is missing.
+
+    Raises:
+        HeadwayError: it, or what is written into it inside, is not permitted.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        raise HeadwayError(
+            f"out: {str(folder)!r} cannot be written ({error.strerror}); accepted is a folder "
+            "with write permission"
+        ) from error
 
 
 def write_atomically(path: Path, content: str | bytes) -> Path:

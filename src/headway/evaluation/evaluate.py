@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from headway.errors import HeadwayError
-from headway.files import write_atomically
+from headway.files import write_atomically, writing_to
 from headway.hosts.loading import device_of
 from headway_settings import EvalSettings, __version__
 
@@ -118,11 +118,5 @@ def _plain(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write(folder: Path, result: dict[str, Any]) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with writing_to(folder):
         write_atomically(folder / RESULT, json.dumps(result, indent=2) + "\n")
-    except (PermissionError, NotADirectoryError) as error:
-        raise HeadwayError(
-            f"out: {str(folder)!r} cannot be written ({error.strerror}); accepted is a folder "
-            "with write permission"
-        ) from error

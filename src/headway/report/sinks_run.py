@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from headway.corpora import read_documents
 from headway.errors import HeadwayError
-from headway.files import write_atomically
+from headway.files import write_atomically, writing_to
 from headway.hosts.loading import device_of
 from headway.report.sinks_data import head_table, plain, profile_data
 from headway.report.sinks_page import SinkReport, write_page
@@ -194,14 +194,7 @@ def _device(device: torch.device) -> str:
 
 
 def _write(settings: SinksSettings, report: SinkReport) -> None:
-    folder = settings.out
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with writing_to(settings.out) as folder:
         write_page(report, folder / PAGE)
         write_atomically(folder / DATA, json.dumps(as_json(report)) + "\n")
         write_atomically(folder / HEADS, head_table(report.profile))
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise HeadwayError(
-            f"out: {str(folder)!r} cannot be written ({error.strerror}); accepted is a folder "
-            "with write permission"
-        ) from error

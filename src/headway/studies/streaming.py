@@ -15,7 +15,7 @@ from torch import Tensor
 from headway.corpora import read_documents
 from headway.errors import HeadwayError
 from headway.evaluation.loading import load_for_evaluation
-from headway.files import write_atomically
+from headway.files import write_atomically, writing_to
 from headway.studies.provenance import header
 from headway.waiver.cache import PROFILED, positions_to_keep
 from headway.waiver.profile import profile_sinks
@@ -150,14 +150,8 @@ def _exp(nats: float) -> float | None:
 
 
 def _write(folder: Path, results: dict[str, Any]) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with writing_to(folder):
         write_atomically(folder / RESULTS, json.dumps(results, indent=1) + "\n")
-    except (PermissionError, NotADirectoryError) as error:
-        raise HeadwayError(
-            f"out: {str(folder)!r} cannot be written ({error.strerror}); accepted is a folder "
-            "with write permission"
-        ) from error
 
 
 def verdict(results: dict[str, Any]) -> str:
