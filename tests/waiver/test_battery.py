@@ -205,3 +205,16 @@ def test_intervals_cover():
         found = bootstrap.mean(torch.randn(50, generator=generator) + 1)
         held += found.low <= 1 <= found.high
     assert 180 <= held <= 197
+
+
+def test_a_profile_brings_battery_and_verdict_where_they_are_asked_for():
+    plan = Plan("feature")
+    model, ids = plant(plan), text(plan, 10)
+    assert profile_sinks(model, ids).verdict is None
+    found = profile_sinks(model, ids, battery=True)
+    assert found.verdict.kind == "feature based"
+    assert found.battery.origin == 0
+    plain = json.loads(json.dumps(found.to_dict()))
+    assert plain["verdict"]["kind"] == "feature based"
+    assert plain["battery"]["origin"] == 0
+    assert "verdict" not in profile_sinks(model, ids).to_dict()

@@ -102,7 +102,7 @@ def profile_data(profile: SinkProfile) -> dict[str, Any]:
         for name in (*COLUMNS, "hidden_norm", "sink_by_sample")
     }
     texts = tuple(profile.token_texts[i] for i in kept)
-    data = replace(profile, token_texts=texts, **cut).to_dict()
+    data = replace(profile, token_texts=texts, battery=None, verdict=None, **cut).to_dict()
     # These compare positions, so they come from all of them.
     data |= {
         "sinks": list(profile.sinks()),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -74,6 +74,8 @@ class SinkProfile:
         massive_count: `(L,)`, number of massive activations, mean over samples.
         largest: `(L,)`, largest absolute activation, mean over samples.
         sink_by_sample: `(M, L, T)`, share of heads above the threshold in each sample.
+        battery: of interventions on the same samples, where it was asked for.
+        verdict: why the sink is where it is, decided from the battery.
     """
 
     model: str
@@ -101,6 +103,8 @@ class SinkProfile:
     massive_count: Tensor
     largest: Tensor
     sink_by_sample: Tensor = field(repr=False)
+    battery: Battery | None = field(default=None, repr=False)
+    verdict: Verdict | None = None
 
     def sink_metric(self) -> Tensor:
         """`(T,)`, Gu's Sink_k: share of layers, heads and samples in which k is a sink."""
@@ -147,15 +151,8 @@ class SinkProfile:
         weight[:, :, weight.sum((0, 1)) == 0] = 1.0
         return (ratios * weight).sum((0, 1)) / weight.sum((0, 1))
 
-    def report(
-        self, path: str | Path, battery: Battery | None = None, verdict: Verdict | None = None
-    ) -> Path:
+    def report(self, path: str | Path) -> Path:
         """Write the page of the profile, one HTML file that needs no network; its path.
-
-        Args:
-            path: of the file.
-            battery: of the same samples, to be shown too.
-            verdict: on the battery.
 
         Raises:
             ModuleNotFoundError: plotly or jinja2 is not installed.
@@ -163,15 +160,19 @@ class SinkProfile:
         # The page stands in a room above; whoever profiles without looking at it needs no plotly.
         from headway.report.sinks_page import SinkReport, write_page
 
-        return write_page(SinkReport(self, battery, verdict), Path(path))
+        return write_page(SinkReport(self, self.battery, self.verdict), Path(path))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, for JSON."""
         found: dict[str, Any] = {}
         for name in self.__dataclass_fields__:
             value = getattr(self, name)
+            if value is None:
+                continue
             if isinstance(value, Tensor):
                 value = value.tolist()
+            elif name in ("battery", "verdict"):
+                value = value.to_dict()
             elif name == "first":
                 value = value._asdict()
             elif name == "massive":
@@ -194,6 +195,7 @@ def profile_sinks(
     batch_size: int = 8,
     tokenizer: Any = None,
     bos_added: bool | None = None,
+    battery: bool = False,
 ) -> SinkProfile:
     """Measure where attention goes, without keeping a T x T matrix.
 
@@ -205,6 +207,7 @@ def profile_sinks(
         batch_size: samples at a time.
         tokenizer: of transformers, to say what the tokens are.
         bos_added: whether a beginning-of-sequence token was put at position 0.
+        battery: also intervene, to tell why the sink is where it is, which takes dozens of passes.
 
     Raises:
         HeadwayError: ids of another form, a model that cannot be observed, or numbers that are not
@@ -219,7 +222,15 @@ def profile_sinks(
     with Collector(model, sites, threshold) as collector:
         for ids in input_ids.split(batch_size):
             collector.run(ids)
-    return collector.profile(input_ids, tokenizer, bos_added)
+    found = collector.profile(input_ids, tokenizer, bos_added)
+    if not battery:
+        return found
+    # The battery profiles too.
+    from headway.waiver.battery import run_battery
+    from headway.waiver.verdict import decide
+
+    made = run_battery(model, input_ids, profile=found, tokenizer=tokenizer, batch_size=batch_size)
+    return replace(found, battery=made, verdict=decide(made))
 
 
 class Collector:
@@ -264,6 +275,9 @@ class Collector:
     def profile(self, input_ids: Tensor, tokenizer: Any, bos_added: bool | None) -> SinkProfile:
         """What was added up, as means."""
         stacked = [sums.means() for sums in self.sums]
+        means: dict[str, Any] = {
+            name: torch.stack([m[name] for m in stacked]) for name in stacked[0]
+        }
         config = self.stack.config
         return SinkProfile(
             model=config.name_or_path or type(self.model).__name__,
@@ -275,7 +289,7 @@ class Collector:
             first=_first(input_ids, tokenizer, bos_added),
             token_texts=token_texts(input_ids[0], tokenizer),
             massive=tuple(tuple(sums.massive) for sums in self.sums),
-            **{name: torch.stack([m[name] for m in stacked]) for name in stacked[0]},
+            **means,
             sink_by_sample=torch.stack([torch.cat(s.sink_by_sample) for s in self.sums], dim=1),
         )
 
