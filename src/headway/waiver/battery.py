@@ -127,10 +127,9 @@ def run_battery(
     learned = bootstrap.effect(found.dropped, torch.ones_like(found.dropped))[1]
     placed, here = None, profile
     if origin is None:
-        origin, placed, input_ids = _origin(model, profile, input_ids, batch_size, seed)
+        origin, placed, input_ids, here = _origin(model, profile, input_ids, batch_size, seed)
     if placed is not None:
         runs = _Runs(passes, input_ids, batch_size)
-        here = profile_sinks(model, input_ids, batch_size=batch_size)
     waivers = waiver_test(model, input_ids, profile=here, batch_size=batch_size, seed=seed)
     effects: list[Effect] = []
     pooled: dict[str, Effect] = {}
@@ -165,9 +164,9 @@ def run_battery(
 
 def _origin(
     model: nn.Module, profile: SinkProfile, ids: Tensor, batch_size: int, seed: int
-) -> tuple[int | None, int | None, Tensor]:
-    """Column of the strongest sink, and the text; or the column at which a token stands that is a
-    sink anywhere, that token, and texts in which it stands there.
+) -> tuple[int | None, int | None, Tensor, SinkProfile]:
+    """Column of the strongest sink, None, the text and its profile; or the column at which a token
+    stands that is a sink anywhere, that token, texts in which it stands there, and theirs.
 
     A token that was a sink by chance, or by the columns in which it stood, shows when it is placed.
     """
@@ -177,10 +176,10 @@ def _origin(
     if token is not None and share > SCATTERED * strongest:
         column = ids.shape[1] // 4
         texts = _placed(ids, token, column, seed)
-        there = profile_sinks(model, texts, batch_size=batch_size).excess()[column]
-        if float(there) > strongest:
-            return column, token, texts
-    return (sinks[0] if sinks else None), None, ids
+        there = profile_sinks(model, texts, batch_size=batch_size)
+        if float(there.excess()[column]) > strongest:
+            return column, token, texts, there
+    return (sinks[0] if sinks else None), None, ids, profile
 
 
 def _scattered(profile: SinkProfile, ids: Tensor) -> tuple[int | None, float]:
