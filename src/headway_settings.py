@@ -140,7 +140,7 @@ class StudySettings:
     name: tuple[str, ...]
     """The study, a name that --list shows."""
     list: bool = False
-    """Show all studies and leave."""
+    """Show all studies, with what --out (default: runs) holds of each in a folder of its name."""
     size: Literal["small", "paper"] = "small"
     """'small' shows on a CPU, in minutes, that all works; 'paper' tests the claim on a GPU."""
     arms: tuple[str, ...] = ()
@@ -148,7 +148,7 @@ class StudySettings:
     text: str | None = None
     """File, folder, .jsonl[.xz|.gz|.zst] with a "text" field, or hf:NAME; else Python's sources."""
     out: Path | None = None
-    """Folder of the results (default: runs/NAME); a rerun adds the arms that are missing."""
+    """Folder of the results (default: runs/NAME); a rerun adds what is missing."""
     corpus: Path | None = None
     """Folder of the tokens, made if missing (default: in that of the results); processes that run
     at once may share it."""
@@ -165,7 +165,9 @@ class StudySettings:
     """Most seconds that an arm trains; one that is stopped so is measured, and trained anew by a
     rerun."""
     seed: int = 0
-    """Of the weights and of the order of the data."""
+    """Of the weights and of the order of the data; the first one of several."""
+    seeds: int | None = None
+    """Seeds an arm (default: as the study and the size say)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU if there is one."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -280,14 +282,21 @@ class StreamSettings:
 class BenchSettings:
     """Measure speed and memory as ratios inside one run, beside their targets."""
 
-    name: Literal["host", "sinks"]
+    name: Literal[
+        "host", "train", "memory", "decode", "peers", "prologue", "received", "ensemble", "sinks"
+    ]
     """'host': a 1B Llama with KV shift and selective attention attached, beside it untouched;
-    'sinks': the sink profile of that model beside output_attentions, at growing length."""
-    only: tuple[Literal["attach", "train", "decode"], ...] = ("attach", "train", "decode")
-    """Parts of 'host' to measure."""
+    'train': steps of our 124M decoder with mechanisms over plain, and plain beside Llama;
+    'memory': its peak of a step; 'decode': its tokens a second; 'peers': it beside other libraries;
+    'prologue': the fused prologue beside a copy; 'received': the attention that keys of a long
+    layer receive, beside a flash forward pass; 'ensemble': seeds of small models trained together over one at a time;
+    'sinks': the sink profile of that Llama beside output_attentions, at growing length."""
+    only: tuple[str, ...] = ()
+    """Parts to measure (default: all): of 'host' attach, train, decode; of 'train' mechanisms,
+    llama, wide."""
     small: bool = False
     """Small sizes, for a machine without a GPU."""
     eager: bool = False
-    """Leave out what is measured under torch.compile."""
+    """Leave out what 'host' measures under torch.compile."""
     json: bool = False
     """Print everything as JSON on standard output instead of a table."""

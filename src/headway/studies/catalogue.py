@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from headway.errors import HeadwayError
 from headway.mechanisms.fields import nearest
 from headway.report.cells import Table
+from headway.studies import claims
+from headway.studies.amicl_study import AMICL
+from headway.studies.claim_page import claim_table, told, write_claim_page
+from headway.studies.run_files import read_runs
+from headway.studies.running import run_study, still_missing
+from headway.studies.selective_theory import SELECTIVE_THEORY
+from headway.studies.sink_arms import COMPARED
 from headway.studies.sink_growth import grow_sinks
 from headway.studies.sink_page import write_sink_page
+from headway.studies.sink_results import read_results
 from headway.studies.sink_table import sink_table
+from headway.studies.theorem3 import THEOREM3
 from headway_settings import StudySettings
 
-Results = dict[str, dict[str, Any]]
-"""What a study found, by arm."""
+R = TypeVar("R")
+"""What a study found, in its own form."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
-    """One claim and how it is tested.
+class Entry(Generic[R]):
+    """What `headway study` needs of a study.
 
     Attributes:
         claim: in a sentence.
@@ -31,19 +41,62 @@ class Study:
         perform: runs what is missing, from settings whose folder is set and the command typed.
         table: of the results.
         page: draws the results into a folder; the path that was written.
+        plain: the results as JSON values.
+        state: what a folder holds of it, in words.
     """
 
     claim: str
     source: str
     published: str
     counts: str
-    perform: Callable[[StudySettings, str], Results]
-    table: Callable[[Results], Table]
-    page: Callable[[Path, Results], Path]
+    perform: Callable[[StudySettings, str], R]
+    table: Callable[[R], Table]
+    page: Callable[[Path, R], Path]
+    plain: Callable[[R], Any]
+    state: Callable[[Path], str]
 
 
-STUDIES = {
-    "sinks": Study(
+def _entry(study: claims.Study) -> Entry[claims.Results]:
+    """A study whose claims stand in the ledger."""
+
+    def state(folder: Path) -> str:
+        if (results := read_runs(folder, study)) is None:
+            return "not run"
+        there, missing = len(results.found), len(still_missing(study, results))
+        verdicts = told(claims.findings(study.claims, results)) or "no verdict yet"
+        return f"{there} of {there + missing} runs of size {results.size}: {verdicts}"
+
+    return Entry(
+        claim=study.claim,
+        source=study.source,
+        published=study.published,
+        counts=study.counts,
+        perform=partial(run_study, study),
+        table=partial(claim_table, study),
+        page=lambda folder, results: write_claim_page(folder, study, results),
+        plain=asdict,
+        state=state,
+    )
+
+
+def _grow_sinks(settings: StudySettings, command: str) -> dict[str, dict[str, Any]]:
+    if settings.seeds is not None:
+        raise HeadwayError(
+            f"seeds: {settings.seeds} is not accepted; the study sinks takes one seed, --seed"
+        )
+    return grow_sinks(settings, command)
+
+
+def _grown(folder: Path) -> str:
+    there = read_results([folder]) if folder.is_dir() else {}
+    return f"{len(there)} of {len(COMPARED)} arms" if there else "not run"
+
+
+CLAIM_STUDIES = (AMICL, SELECTIVE_THEORY, THEOREM3)
+"""Those whose verdicts stand in the ledger, in its order."""
+
+STUDIES: Mapping[str, Entry[Any]] = {
+    "sinks": Entry(
         claim="An attention sink at the first token grows under every position encoding, and not "
         "where attention can be left unspent (a learned sink) or its output be gated.",
         source="arXiv 2410.10781, Table 3 and section 7; 2505.06708; 2309.17453",
@@ -51,15 +104,18 @@ STUDIES = {
         "rotary 18.18 %; output gate 46.7 to 4.8 % of attention on the first token",
         counts="Sink_0 above 1 % under all four encodings; a learned sink and an output gate each "
         "below half of the rotary model's",
-        perform=grow_sinks,
+        perform=_grow_sinks,
         table=sink_table,
         page=write_sink_page,
+        plain=dict,
+        state=_grown,
     ),
+    **{study.name: _entry(study) for study in CLAIM_STUDIES},
 }
 """By the name that `headway study` takes."""
 
 
-def study_named(names: Sequence[str]) -> tuple[str, Study]:
+def study_named(names: Sequence[str]) -> tuple[str, Entry[Any]]:
     """The one study that was asked for.
 
     Raises:
@@ -74,8 +130,12 @@ def study_named(names: Sequence[str]) -> tuple[str, Study]:
     return names[0], STUDIES[names[0]]
 
 
-def listing() -> str:
-    """All studies as lines of text."""
+def listing(folder: Path) -> str:
+    """All studies as lines of text.
+
+    Args:
+        folder: with a folder of results for each study, of its name.
+    """
     lines = []
     for name, study in STUDIES.items():
         lines += [
@@ -83,5 +143,6 @@ def listing() -> str:
             f"  source: {study.source}",
             f"  published: {study.published}",
             f"  reproduced where: {study.counts}",
+            f"  state: {study.state(folder / name)}",
         ]
     return "\n".join(lines)

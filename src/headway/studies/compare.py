@@ -1,77 +1,29 @@
 """The comparison: the same model with and without mechanisms, several seeds an arm."""
 
-import itertools
 import math
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
+from dataclasses import replace
+from functools import partial
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from headway.corpora.batches import Windows, validation_windows
 from headway.corpora.tokens import TokenCorpus, build_corpus
 from headway.decoder import HeadwayConfig, HeadwayForCausalLM
 from headway.errors import HeadwayError
 from headway.mechanisms import Mechanism
+from headway.studies.compare_runs import Bench, Run, train_run, train_runs_together
 from headway.studies.journal import Journal
 from headway.studies.presets import resolve_arms
 from headway.studies.progress import Progress
 from headway.studies.provenance import device_of, header
+from headway.studies.together import why_alone
 from headway.training.cost import peak_bytes, step_times
-from headway.training.initialise import seed_weights
-from headway.training.probes import Validation, learned_numbers, repeat_probe, validate
 from headway.training.recipe import Recipe
-from headway.training.run import Divergence, Step, next_token_loss, precision, train
+from headway.training.run import next_token_loss, precision
 from headway_settings import CompareSettings
 
 COST_ROUNDS = 10
 """Timed steps an arm, all arms in turn."""
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What all runs of a comparison share."""
-
-    settings: CompareSettings
-    configs: dict[str, HeadwayConfig]
-    corpus: TokenCorpus
-    device: torch.device
-    recipe: Recipe
-
-    @cached_property
-    def token_counts(self) -> Tensor:
-        """`(V,)`, how often each token occurs in the training split."""
-        counts = np.bincount(self.corpus.train, minlength=self.corpus.vocab_size)
-        return torch.from_numpy(counts)
-
-    def model(self, arm: str, seed: int) -> HeadwayForCausalLM:
-        """A freshly drawn model of an arm."""
-        model = HeadwayForCausalLM(self.configs[arm])
-        seed_weights(model, seed)
-        model.model.set_token_counts(self.token_counts)
-        placed: HeadwayForCausalLM = torch.nn.Module.to(model, self.device)
-        return placed
-
-    def data(self, seed: int) -> Windows:
-        """The training data in the order of a seed."""
-        asked = self.settings
-        return Windows(self.corpus.train, asked.context, asked.batch_size, seed)
-
-    def held_out(self, split: Literal["validation", "test"]) -> Tensor:
-        """Windows `(N, context + 1)`, the same at every evaluation."""
-        asked = self.settings
-        tokens = self.corpus.validation if split == "validation" else self.corpus.test
-        return validation_windows(tokens, asked.context, asked.validation_tokens, split)
-
-    def check_text(self) -> None:
-        """Raise HeadwayError where a split is too short for one window."""
-        self.data(0)
-        self.held_out("validation")
-        self.held_out("test")
 
 
 def compare(settings: CompareSettings, command: str) -> None:
@@ -106,101 +58,33 @@ def compare(settings: CompareSettings, command: str) -> None:
             if not journal.has("finish", arm=arm, seed=seed)
         ]
         with Progress(len(missing) * settings.steps) as progress:
-            for seed, arm in missing:
-                _run(bench, arm, seed, journal, progress)
+            _train(bench, missing, journal, progress)
             if not all(journal.has("cost", arm=arm) for arm in configs):
                 progress.say("timing one step of every arm, in turn")
                 _measure_cost(bench, journal)
 
 
-def _run(bench: Bench, arm: str, seed: int, journal: Journal, progress: Progress) -> None:
-    """Train and measure one arm with one seed."""
-    asked, started = bench.settings, time.perf_counter()
-    model = bench.model(arm, seed)
-    evaluated = {
-        round(asked.steps * i / asked.evaluations) for i in range(1, asked.evaluations + 1)
-    }
-    noted = max(1, asked.steps // 100)
-    step = Step(0, 0, 0.0, 0.0, 0.0)
-    try:
-        for step in train(model, bench.data(seed), bench.recipe, asked.dtype, asked.compile):
-            progress.step(arm, seed, step, asked.steps)
-            if step.number % noted == 0 or step.number == asked.steps:
-                journal.write("train", arm=arm, seed=seed, **_training_line(step))
-            if step.number in evaluated and step.number < asked.steps:
-                _evaluate(bench, model, journal, arm, seed, step)
-        final = _evaluate(bench, model, journal, arm, seed, step)
-        tested = _validate(bench, model, "test", step)
-    except Divergence as stop:
-        progress.skip(asked.steps - step.number)
-        progress.say(f"{arm}, seed {seed}: {stop}; recorded as diverged")
-        journal.write(
-            "finish", arm=arm, seed=seed, status="diverged", step=stop.step, tokens=step.tokens,
-            validation_loss=None, test_loss=None, seconds=time.perf_counter() - started,
-        )  # fmt: skip
-        return
-    journal.write("learned", arm=arm, seed=seed, values=learned_numbers(model))
-    journal.write(
-        "finish", arm=arm, seed=seed, status="done", step=step.number, tokens=step.tokens,
-        validation_loss=final.loss, test_loss=tested.loss, seconds=time.perf_counter() - started,
-    )  # fmt: skip
-    progress.say(
-        f"{arm}, seed {seed}: validation loss {final.loss:.4f} after {step.tokens:,} tokens, "
-        f"{step.tokens_per_second:,.0f} tokens/s"
-    )
-
-
-def _training_line(step: Step) -> dict[str, object]:
-    return {
-        "step": step.number,
-        "tokens": step.tokens,
-        "loss": step.loss,
-        "learning_rate": step.learning_rate,
-        "tokens_per_second": step.tokens_per_second,
-    }
-
-
-def _validate(
-    bench: Bench, model: HeadwayForCausalLM, split: Literal["validation", "test"], step: Step
-) -> Validation:
-    """Losses on held-out text; Divergence where the last update made them infinite."""
-    asked = bench.settings
-    held = validate(model, bench.held_out(split), asked.batch_size, asked.dtype)
-    if not math.isfinite(held.loss):
-        raise Divergence(step.number)
-    return held
-
-
-def _evaluate(
-    bench: Bench,
-    model: HeadwayForCausalLM,
-    journal: Journal,
-    arm: str,
-    seed: int,
-    step: Step,
-) -> Validation:
-    asked = bench.settings
-    held = _validate(bench, model, "validation", step)
-    repeated = repeat_probe(model, asked.context, asked.batch_size, asked.dtype)
-    early, late = held.early, held.late
-    journal.write(
-        "eval", arm=arm, seed=seed, step=step.number, tokens=step.tokens,
-        validation_loss=held.loss, early_loss=early, late_loss=late,
-        in_context_gain=None if early is None or late is None else early - late,
-        repeat_accuracy=repeated.accuracy, prefix_scores=repeated.prefix_scores,
-        position_losses=_binned(held.by_position),
-    )  # fmt: skip
-    return held
-
-
-def _binned(by_position: Tensor, bins: int = 32) -> list[tuple[int, float]]:
-    """Mean loss in about `bins` groups of positions, narrow at the start; (middle, loss) each."""
-    length = len(by_position)
-    edges = sorted({round(length ** (i / bins)) for i in range(bins + 1)} | {0, length})
-    return [
-        ((low + high - 1) // 2, float(by_position[low:high].mean()))
-        for low, high in itertools.pairwise(edges)
-    ]
+def _train(
+    bench: Bench, missing: list[tuple[int, str]], journal: Journal, progress: Progress
+) -> None:
+    """Train every (seed, arm): the seeds of an arm together where they fit."""
+    told = set()
+    for arm in bench.configs:
+        seeds = [seed for seed, of in missing if of == arm]
+        if len(seeds) < 2:
+            continue
+        tokens = bench.settings.batch_size * bench.settings.context
+        operations = 6.0 * _size(bench.configs[arm]) * tokens
+        reason = why_alone(bench.device, operations, len(seeds), partial(_peak, bench, arm))
+        if reason is None:
+            progress.say(f"{arm}: {len(seeds)} seeds are trained together, in one program")
+            train_runs_together([Run(bench, arm, seed, journal, progress) for seed in seeds])
+            missing = [(seed, of) for seed, of in missing if of != arm]
+        elif reason not in told:
+            progress.say(f"{arm}: seeds are trained one at a time, as {reason}")
+            told.add(reason)
+    for seed, arm in missing:
+        train_run(Run(bench, arm, seed, journal, progress))
 
 
 def _measure_cost(bench: Bench, journal: Journal) -> None:
@@ -227,6 +111,15 @@ def _measure_cost(bench: Bench, journal: Journal) -> None:
             step_ratios=[t / p for t, p in zip(times[arm], times["vanilla"], strict=True)],
             peak_bytes=peaks[arm], peak_ratio=peaks[arm] / peaks["vanilla"],
         )  # fmt: skip
+
+
+def _peak(bench: Bench, arm: str) -> int:
+    """Bytes that a step of an arm needs on a GPU; compiled it needs no more."""
+    eager = replace(bench, settings=replace(bench.settings, compile=False))
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated(bench.device)
+    _, step = _one_step(eager, arm)
+    return peak_bytes(step, 0, bench.device) - before
 
 
 def _one_step(bench: Bench, arm: str) -> tuple[HeadwayForCausalLM, Callable[[], object]]:

@@ -1,0 +1,1 @@
+"""Associative memories: what attention is likened to, without weights that are trained."""

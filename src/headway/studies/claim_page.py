@@ -1,0 +1,75 @@
+"""The table and the page of a study's claims."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from headway.files import write_atomically
+from headway.report.cells import Table
+from headway.report.page import REPORT_NAME, Section, fill_page, legend, pairs
+from headway.report.words import probability
+from headway.studies.claims import Finding, Results, Study, findings
+
+
+def claim_table(study: Study, results: Results) -> Table:
+    """One row a claim that was run."""
+    return Table(
+        title="Claims",
+        columns=("claim", "published", "ours [95 % interval]", "seeds", "Holm p", "verdict"),
+        rows=tuple(_row(f) for f in findings(study.claims, results) if f.verdict is not None),
+    )
+
+
+def _row(found: Finding) -> tuple[str, ...]:
+    seeds, p = (found.ours.seeds, found.ours.p) if found.ours else (0, None)
+    return (
+        found.claim.claim,
+        found.claim.published_text,
+        found.our_text,
+        str(seeds),
+        "" if p is None else probability(p),
+        str(found.verdict),
+    )
+
+
+def told(found: Sequence[Finding]) -> str:
+    """How many claims came out how, in words."""
+    counts = Counter(str(f.verdict) for f in found if f.verdict is not None)
+    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+
+
+def write_claim_page(folder: Path, study: Study, results: Results) -> Path:
+    """Write `report.html` into the folder in one step; the path that was written."""
+    return write_atomically(folder / REPORT_NAME, render(study, results))
+
+
+def render(study: Study, results: Results) -> str:
+    """The page as HTML."""
+    arms = [arm for arm in study.arms if results.of([arm])]
+    made = list(results)
+    head = {
+        "kind": "study",
+        "facts": "What was run",
+        "name": study.name,
+        "headline": study.claim,
+        "remarks": [f"{told(findings(study.claims, results))}." if made else "Nothing was run."],
+        "device": ", ".join(dict.fromkeys(r.device for r in made)),
+        "started": min((r.ended for r in made), default="never"),
+        "command": "\n".join(dict.fromkeys(r.command for r in made)),
+    }
+    sections = [
+        Section("claims", "Claims", study.measure, tables=(claim_table(study, results),)),
+        Section("measured", "What was measured", study.differs[results.size],
+                study.figures(results), nothing="No figure can be drawn yet."),
+    ]  # fmt: skip
+    facts = [
+        ("Arms", pairs({arm: study.arms[arm] for arm in arms})),
+        ("Study", pairs({
+            "source": study.source, "published": study.published,
+            "reproduced where": study.counts, "size": results.size, **results.settings,
+        })),
+        ("With what", pairs(made[0].versions if made else {})),
+    ]  # fmt: skip
+    return fill_page(head, sections, legend(arms), facts)

@@ -1,0 +1,348 @@
+"""What a claim is: a published figure, how ours is taken, and what counts as reproduced.
+
+A study says all this before anything is run. Verdicts are computed from results, never typed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Literal
+
+from headway.report.statistics import SIGNIFICANCE, holm
+
+if TYPE_CHECKING:
+    from headway.report.figures import Figure
+    from headway_settings import StudySettings
+
+Size = Literal["small", "paper"]
+SIZES: tuple[Size, ...] = ("small", "paper")
+
+
+class Verdict(StrEnum):
+    """What a study says of a claim."""
+
+    REPRODUCED = "reproduced"
+    PARTLY = "partly"
+    NOT_REPRODUCED = "not reproduced"
+    NOT_TESTABLE = "not testable at this scale"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Our figure.
+
+    Attributes:
+        value: of the figure.
+        low, high: its 95 % interval; both are the value where nothing is drawn at random.
+        seeds: that it was taken from.
+        p: that there is no difference, where the figure is one; Holm-corrected over the claims of
+            a study before it is judged.
+    """
+
+    value: float
+    low: float
+    high: float
+    seeds: int
+    p: float | None = None
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """What counts as reproduced: the same in words and as a function of our figure."""
+
+    words: str
+    judge: Callable[[Estimate], Verdict]
+
+
+def within(published: float, tolerance: float, error: float = 0.0, shown: str = "g") -> Criterion:
+    """A figure whose whole interval lies near the published one; partly, an interval that reaches
+    as near, the sampling error of the published figure added."""
+
+    def judge(ours: Estimate) -> Verdict:
+        low, high = published - tolerance, published + tolerance
+        return _reaches(
+            low <= ours.low and ours.high <= high,
+            low - error <= ours.high and ours.low <= high + error,
+        )
+
+    added = f", its own sampling error of {error:{shown}} added" if error else ""
+    return Criterion(
+        f"within {tolerance:{shown}} of it with its interval; partly: an interval that reaches "
+        f"there{added}",
+        judge,
+    )
+
+
+def at_most(limit: float, shown: str = "g") -> Criterion:
+    """A figure whose whole interval is not above the limit; partly, the figure alone."""
+    return Criterion(
+        f"at most {limit:{shown}} with its interval; partly: without it",
+        lambda ours: _reaches(ours.high <= limit, ours.value <= limit),
+    )
+
+
+def at_least(limit: float, shown: str = "g") -> Criterion:
+    """A figure whose whole interval is not below the limit; partly, the figure alone."""
+    return Criterion(
+        f"at least {limit:{shown}} with its interval; partly: without it",
+        lambda ours: _reaches(ours.low >= limit, ours.value >= limit),
+    )
+
+
+def _reaches(surely: bool, probably: bool) -> Verdict:
+    if surely:
+        return Verdict.REPRODUCED
+    return Verdict.PARTLY if probably else Verdict.NOT_REPRODUCED
+
+
+def difference(published: float, share: float = 0.5) -> Criterion:
+    """A difference on the published side of zero, surely, and not much smaller than published.
+
+    Args:
+        published: difference, not zero.
+        share: of it that ours must reach; less is partly.
+    """
+    side = 1 if published > 0 else -1
+
+    def judge(ours: Estimate) -> Verdict:
+        outside = min(side * ours.low, side * ours.high) > 0
+        if not outside or (ours.p is not None and ours.p >= SIGNIFICANCE):
+            return Verdict.NOT_REPRODUCED
+        large = side * ours.value >= share * abs(published)
+        return Verdict.REPRODUCED if large else Verdict.PARTLY
+
+    return Criterion(
+        f"{'above' if side > 0 else 'below'} zero with its interval, Holm p < {SIGNIFICANCE}, and "
+        f"at least {share:.0%} of the published; partly: less of it",
+        judge,
+    )
+
+
+def no_difference(margin: float, shown: str = "g") -> Criterion:
+    """A difference that is surely small; partly, one that cannot be told from zero."""
+
+    def judge(ours: Estimate) -> Verdict:
+        if -margin <= ours.low and ours.high <= margin:
+            return Verdict.REPRODUCED
+        return Verdict.PARTLY if ours.low <= 0 <= ours.high else Verdict.NOT_REPRODUCED
+
+    return Criterion(
+        f"within {margin:{shown}} of zero with its interval; partly: an interval that holds zero",
+        judge,
+    )
+
+
+@dataclass(frozen=True)
+class Run:
+    """One thing to run: an arm with a seed and, where it has any, options (JSON values)."""
+
+    arm: str
+    seed: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """What two runs must have in common to be the same."""
+        return json.dumps([self.arm, self.seed, self.options], sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a run.
+
+    Attributes:
+        run: that was done.
+        measures: by name, JSON values.
+        command, device: that did it.
+        versions: of packages.
+        ended: date and time, ISO 8601.
+        seconds: since the run before it ended; runs that are done together share them.
+    """
+
+    run: Run
+    measures: Mapping[str, Any]
+    command: str
+    device: str
+    versions: Mapping[str, str]
+    ended: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that a folder holds of one study.
+
+    Attributes:
+        size: of the runs.
+        settings: those that were set and change what results mean.
+        found: results in the order of arms, seeds and options.
+    """
+
+    size: Size
+    settings: Mapping[str, Any]
+    found: tuple[Result, ...] = ()
+
+    def __iter__(self) -> Iterator[Result]:
+        return iter(self.found)
+
+    def of(self, arms: Iterable[str], **options: Any) -> list[Result]:
+        """The results of some arms whose options have these values."""
+        wanted = tuple(arms)
+        return [
+            r
+            for r in self.found
+            if r.run.arm in wanted
+            and all(r.run.options.get(name) == value for name, value in options.items())
+        ]
+
+    def measure(self, arm: str, name: str, **options: Any) -> dict[int, Any]:
+        """A measure of an arm by seed, where there is one that is not None."""
+        found = {r.run.seed: r.measures.get(name) for r in self.of([arm], **options)}
+        return {seed: value for seed, value in found.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One published figure and its test.
+
+    Attributes:
+        claim: in a sentence.
+        source: arXiv id and place, or the code it was read in.
+        published: the figure, or None where it is told in words alone.
+        told: those words; they are shown in the place of the number.
+        shown: format of the figure, ours and theirs.
+        criterion: what counts as reproduced.
+        arms: whose results it needs.
+        estimate: our figure from all results; None where they allow none, as when no run got there.
+        sizes: at which it can be tested.
+        seeds: that the figure needs at least.
+        differs: where our set-up differs for this figure alone, in sentences.
+    """
+
+    claim: str
+    source: str
+    published: float | None
+    told: str = ""
+    shown: str = ".3f"
+    criterion: Criterion
+    arms: tuple[str, ...]
+    estimate: Callable[[Results], Estimate | None]
+    sizes: tuple[Size, ...] = SIZES
+    seeds: int = 1
+    differs: str = ""
+
+    @property
+    def published_text(self) -> str:
+        """The published figure as it is read."""
+        if self.told or self.published is None:
+            return self.told
+        return format(self.published, self.shown)
+
+
+Measures = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Claims of one paper that are tested together.
+
+    Attributes:
+        name: that `headway study` takes.
+        claim: in a sentence.
+        source: where it was published.
+        published: its figures, in words.
+        arms: what each is.
+        measure: what is measured, in a sentence.
+        claims: the figures that are compared.
+        seeds: an arm, by size.
+        differs: where our set-up differs from the published one, by size, in sentences.
+        heeds: settings besides those of every study that it takes.
+        runs: all that is to be run, from the settings and from what is there already: a study
+            whose later runs follow from earlier ones (a tuned learning rate) gives these first,
+            and all of them when they are done.
+        perform: does runs in any order and grouping; each pair is written as it comes.
+        figures: drawn from the results.
+    """
+
+    name: str
+    claim: str
+    source: str
+    published: str
+    arms: Mapping[str, str]
+    measure: str
+    claims: tuple[Claim, ...]
+    seeds: Mapping[Size, int]
+    differs: Mapping[Size, str]
+    heeds: tuple[str, ...] = ()
+    runs: Callable[[StudySettings, Results], Sequence[Run]]
+    perform: Callable[[Sequence[Run], StudySettings], Iterator[tuple[Run, Measures]]]
+    figures: Callable[[Results], Sequence[Figure]]
+
+    @property
+    def counts(self) -> str:
+        """What would count as reproduced, in words."""
+        return "; or ".join(dict.fromkeys(claim.criterion.words for claim in self.claims))
+
+
+def one_by_one(
+    run: Callable[[Run, StudySettings], Measures],
+) -> Callable[[Sequence[Run], StudySettings], Iterator[tuple[Run, Measures]]]:
+    """`Study.perform` of a study that does one run after the other."""
+
+    def perform(runs: Sequence[Run], settings: StudySettings) -> Iterator[tuple[Run, Measures]]:
+        for each in runs:
+            yield each, run(each, settings)
+
+    return perform
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim with our figure and what follows; no figure and no verdict before it was run."""
+
+    claim: Claim
+    ours: Estimate | None
+    verdict: Verdict | None
+    results: tuple[Result, ...]
+
+    @property
+    def our_text(self) -> str:
+        """Our figure with its interval."""
+        if self.ours is None:
+            return "none"
+        value, low, high = (
+            format(number, self.claim.shown)
+            for number in (self.ours.value, self.ours.low, self.ours.high)
+        )
+        return value if self.ours.low == self.ours.high else f"{value} [{low}, {high}]"
+
+
+def findings(claims: Sequence[Claim], results: Results) -> list[Finding]:
+    """What the results say of each claim; p-values are Holm-corrected over all of them."""
+    used = [tuple(results.of(claim.arms)) for claim in claims]
+    ours = [
+        claim.estimate(results) if {r.run.arm for r in there} == set(claim.arms) else None
+        for claim, there in zip(claims, used, strict=True)
+    ]
+    compared = [i for i, one in enumerate(ours) if one is not None and one.p is not None]
+    corrected = holm([one.p for i in compared if (one := ours[i]) and one.p is not None])
+    for place, p in zip(compared, corrected, strict=True):
+        if (one := ours[place]) is not None:
+            ours[place] = replace(one, p=p)
+    return [
+        Finding(claim, one, _verdict(claim, one, there, results.size), there)
+        for claim, one, there in zip(claims, ours, used, strict=True)
+    ]
+
+
+def _verdict(
+    claim: Claim, ours: Estimate | None, there: Sequence[Result], size: Size
+) -> Verdict | None:
+    if {r.run.arm for r in there} != set(claim.arms):
+        return None
+    if ours is None or size not in claim.sizes or ours.seeds < claim.seeds:
+        return Verdict.NOT_TESTABLE
+    return claim.criterion.judge(ours)

@@ -1,0 +1,166 @@
+"""Running a study: what is missing is done, and each run is on the disk when it has ended."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from headway.errors import HeadwayError
+from headway.mechanisms.fields import nearest
+from headway.studies.claims import Result, Results, Run, Study
+from headway.studies.provenance import device_of, header
+from headway.studies.run_files import add_run, read_runs
+from headway_settings import StudySettings
+
+COMMON = frozenset(
+    {"name", "list", "size", "arms", "seed", "seeds", "out", "device", "page", "json"}
+)
+"""Settings that every study takes."""
+ABOUT_PLACE = frozenset({"corpus", "compile", "save"})
+"""Settings that change where and how fast, not what results mean."""
+
+
+def run_study(study: Study, settings: StudySettings, command: str) -> Results:
+    """Do the runs that a folder lacks.
+
+    Args:
+        study: what to run.
+        settings: how; the folder is set.
+        command: the words that asked for it, for the record.
+
+    Returns:
+        All results of the folder.
+
+    Raises:
+        HeadwayError: a wrong setting, or a folder with results of other settings.
+    """
+    asked = settled(study, settings)
+    device = device_of(asked.device)
+    asked = replace(asked, device="cuda" if device.type == "cuda" else "cpu")
+    folder, results = _folder(asked), _there(study, asked)
+    while missing := _missing(study, asked, results):
+        before, done, started = len(results.found), 0, time.perf_counter()
+        for run, measures in study.perform(missing, asked):
+            now = time.perf_counter()
+            about = header(asked, command, device, {})
+            result = Result(
+                run,
+                measures,
+                command,
+                device=about["device"],
+                versions=about["versions"],
+                ended=about["started"],
+                seconds=now - started,
+            )
+            add_run(folder, study, results, result)
+            done, started = done + 1, now
+            took = f"{result.seconds:.1f} s, {done} of {len(missing)}"
+            _say(f"{study.name}: {_told(run)} done in {took}")
+        results = _there(study, asked)
+        if len(results.found) == before:
+            raise RuntimeError(f"the study {study.name} did none of the runs that it asked for")
+    return results
+
+
+def settled(study: Study, settings: StudySettings) -> StudySettings:
+    """The settings with the number of seeds.
+
+    Raises:
+        HeadwayError: one that the study does not take, or a value that is not accepted.
+    """
+    for field in fields(settings):
+        if field.name in COMMON or field.name in study.heeds:
+            continue
+        if (value := getattr(settings, field.name)) != field.default:
+            raise HeadwayError(
+                f"{field.name}: {value!r} is not accepted; the study {study.name} takes "
+                f"{', '.join(sorted({*COMMON - {'name', 'list'}, *study.heeds}))}"
+            )
+    for arm in settings.arms:
+        if arm not in study.arms:
+            raise HeadwayError(
+                f"arms: {arm!r} is unknown{nearest(arm, study.arms)}; accepted are "
+                f"{', '.join(study.arms)}"
+            )
+    if settings.seed < 0:
+        raise HeadwayError(f"seed: {settings.seed} is not accepted; accepted are 0 and more")
+    seeds = study.seeds[settings.size] if settings.seeds is None else settings.seeds
+    if seeds < 1:
+        raise HeadwayError(f"seeds: {seeds} is not accepted; accepted are 1 and more")
+    return replace(settings, seeds=seeds)
+
+
+def seeds_of(settings: StudySettings) -> range:
+    """The seeds of settled settings."""
+    assert settings.seeds is not None
+    return range(settings.seed, settings.seed + settings.seeds)
+
+
+def arms_by_seeds(study_arms: Sequence[str], settings: StudySettings) -> list[Run]:
+    """A run for each arm and seed, all arms of a seed together: a run that is cut leaves pairs."""
+    return [Run(arm, seed) for seed in seeds_of(settings) for arm in study_arms]
+
+
+def still_missing(study: Study, results: Results) -> list[Run]:
+    """What the same command would still run, with as many seeds as the size has."""
+    asked = StudySettings(name=(study.name,), size=results.size, **results.settings)
+    return _missing(study, settled(study, asked), results)
+
+
+def _missing(study: Study, asked: StudySettings, results: Results) -> list[Run]:
+    done = {result.run.key for result in results}
+    return [
+        run
+        for run in study.runs(asked, results)
+        if run.key not in done and run.arm in (asked.arms or study.arms)
+    ]
+
+
+def _there(study: Study, asked: StudySettings) -> Results:
+    """The results of the folder; HeadwayError where they are of another size or setting."""
+    chosen = meaning(study, asked)
+    found = read_runs(_folder(asked), study)
+    if found is None:
+        return Results(asked.size, chosen)
+    if (found.size, found.settings) != (asked.size, chosen):
+        raise HeadwayError(
+            f"out: {asked.out} holds results of size {found.size} with {_words(found.settings)}, "
+            f"not of size {asked.size} with {_words(chosen)}; give another --out, or the settings "
+            "as they were"
+        )
+    return found
+
+
+def _folder(asked: StudySettings) -> Path:
+    assert asked.out is not None
+    return asked.out
+
+
+def meaning(study: Study, settings: StudySettings) -> dict[str, Any]:
+    """The settings of a study's own that were set and change what its results mean."""
+    defaults = {field.name: field.default for field in fields(settings)}
+    chosen = {name: getattr(settings, name) for name in study.heeds if name not in ABOUT_PLACE}
+    return {
+        name: [list(v) if isinstance(v, tuple) else v for v in value]
+        if isinstance(value, tuple)
+        else value
+        for name, value in chosen.items()
+        if value != defaults[name]
+    }
+
+
+def _words(settings: Any) -> str:
+    return ", ".join(f"{name} {value!r}" for name, value in settings.items()) or "its own settings"
+
+
+def _told(run: Run) -> str:
+    options = "".join(f" {name} {value}" for name, value in run.options.items())
+    return f"{run.arm} seed {run.seed}{options}"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

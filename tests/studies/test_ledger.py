@@ -1,0 +1,156 @@
+"""The ledger: every outcome in its words, from files of results alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from made_studies import claim, results, study, written
+
+from headway.report.tables import escaped
+from headway.studies.catalogue import CLAIM_STUDIES, STUDIES
+from headway.studies.claims import Claim, Estimate, Verdict, within
+from headway.studies.ledger import ledger, main
+from headway.studies.run_files import read_runs
+from headway.studies.running import still_missing
+
+ROOT = Path(__file__).parents[2]
+COMMITTED = ROOT / "docs" / "results"
+LOSSES = {
+    "base": {seed: 3.0 + seed / 100 for seed in range(5)},
+    "arm": {seed: 2.0 + seed / 100 + seed % 2 / 100 for seed in range(5)},
+}
+OUTCOMES = {
+    "reproduced": claim("reproduced one"),
+    "partly": claim("part of it", criterion=within(-0.88, 0.1, 0.01), differs="A smaller model."),
+    "not reproduced": claim("not at all", criterion=within(-0.5, 0.1), published=-0.5),
+    "not testable at this scale": claim("at scale", sizes=("small",), told="large | larger"),
+}
+
+
+def cells(page: str, sentence: str) -> list[str]:
+    """The cells of the row of a claim."""
+    (line,) = [line for line in page.splitlines() if line.startswith(f"| {sentence} |")]
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> str:
+    made = study(*OUTCOMES.values(), claim("waiting", arms=("other",)))
+    return ledger(written(tmp_path / "results", made, results(LOSSES)), [made])
+
+
+@pytest.mark.parametrize("verdict", list(OUTCOMES))
+def test_every_outcome_is_told_in_its_words(page: str, verdict: str) -> None:
+    row = cells(page, OUTCOMES[verdict].claim)
+    assert row[6] == f"*{verdict}*"
+    assert row[1] == "arXiv 1234.56789, Table 1"
+    assert row[3].startswith("-0.996 [-1.0")
+    assert row[4] == "5"
+    assert row[7] == OUTCOMES[verdict].criterion.words
+    assert row[9:12] == ["`headway study made`", "cpu: x86_64", "2026-01-02"]
+    assert row[12] == "[base](results/made/base.json), [arm](results/made/arm.json)"
+    assert f"| *{verdict}* |" in page.partition("[made](#made)")[0]  # the legend
+
+
+def test_each_row_says_what_was_published_and_where_we_differ(page: str) -> None:
+    assert cells(page, "reproduced one")[2] == "-1.000"
+    assert cells(page, "not at all")[2] == "-0.500"
+    assert cells(page, "at scale")[2] == "large \\| larger"
+    assert cells(page, "reproduced one")[8] == "Size paper. The same."
+    assert cells(page, "part of it")[8] == "Size paper. The same. A smaller model."
+
+
+def test_all_claims_stand_in_the_overview_and_those_not_run_below(page: str) -> None:
+    assert (
+        "| [made](#made) | paper | 1 reproduced, 1 partly, 1 not reproduced, 1 not testable at "
+        "this scale |"
+    ) in page
+    assert "Not run yet: waiting." in page
+    assert "## made" in page
+
+
+def test_other_results_make_other_words(tmp_path: Path) -> None:
+    made = study()
+    worse = {"base": LOSSES["arm"], "arm": LOSSES["base"]}
+    page = ledger(written(tmp_path / "results", made, results(worse)), [made])
+    assert cells(page, "the arm is better")[6] == "*not reproduced*"
+    few = {arm: {s: loss for s, loss in by.items() if s < 2} for arm, by in LOSSES.items()}
+    page = ledger(written(tmp_path / "few", made, results(few)), [made])
+    assert cells(page, "the arm is better")[6] == "*not testable at this scale*"
+
+
+def test_a_verdict_written_into_a_file_changes_nothing(tmp_path: Path) -> None:
+    made = study(claim("c", criterion=within(-0.5, 0.1)))
+    folder = written(tmp_path / "results", made, results(LOSSES))
+    path = folder / "made" / "arm.json"
+    content = json.loads(path.read_text())
+    content["verdict"] = content["runs"][0]["verdict"] = "reproduced"
+    path.write_text(json.dumps(content))
+    assert cells(ledger(folder, [made]), "c")[6] == "*not reproduced*"
+
+
+def test_a_study_without_results_is_left_out(tmp_path: Path) -> None:
+    page = ledger(tmp_path, [study()])
+    assert "#made" not in page
+    assert "# Ledger" in page
+
+
+def test_the_ledger_is_written_beside_the_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "results").mkdir()
+    assert main([str(tmp_path / "results")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'LEDGER.md'}\n"
+    assert (tmp_path / "LEDGER.md").read_text() == ledger(tmp_path / "results", CLAIM_STUDIES)
+    assert main([]) == 2
+    assert "results: 'nothing' is not accepted; accepted is one folder" in capsys.readouterr().err
+    assert main([str(tmp_path / "LEDGER.md")]) == 2
+
+
+def test_the_ledger_in_the_docs_is_what_its_command_makes() -> None:
+    page = (ROOT / "docs" / "LEDGER.md").read_text(encoding="utf-8")
+    assert page == ledger(COMMITTED, CLAIM_STUDIES), (
+        "run: python -m headway.studies.ledger docs/results"
+    )
+    assert "`python -m headway.studies.ledger docs/results`" in page
+
+
+@pytest.mark.parametrize("study", CLAIM_STUDIES, ids=lambda s: s.name)
+def test_committed_results_are_whole_and_their_commands_stand(study: object) -> None:
+    (made,) = [s for s in CLAIM_STUDIES if s is study]
+    found = read_runs(COMMITTED / made.name, made)
+    if found is None:
+        pytest.skip(f"docs/results/{made.name} holds no results")
+    assert still_missing(made, found) == []
+    for result in found:
+        assert result.command.startswith(f"headway study {made.name}")
+        assert not re.search(r"(^|[ =])/", result.command), "a path of one machine"
+
+
+ALL_CLAIMS = [pytest.param(c, id=f"{s.name}-{i}") for s in CLAIM_STUDIES
+              for i, c in enumerate(s.claims)]  # fmt: skip
+
+
+@pytest.mark.parametrize("one", ALL_CLAIMS)
+def test_claims_are_complete(one: Claim) -> None:
+    """What a row needs is there, and the criterion can come out in more than one way."""
+    for words in (one.claim, one.source, one.published_text, one.criterion.words):
+        assert words
+        assert escaped(words)
+    values = [0.0, 0.5, 0.75, 1.0, 2.0, -1.0, 1e-13, 0.9999, one.published or 0.0]
+    verdicts = {one.criterion.judge(Estimate(v, v, v, 10)) for v in values}
+    assert Verdict.REPRODUCED in verdicts
+    assert Verdict.NOT_REPRODUCED in verdicts
+
+
+@pytest.mark.parametrize("study", CLAIM_STUDIES, ids=lambda s: s.name)
+def test_studies_are_complete(study: object) -> None:
+    (made,) = [s for s in CLAIM_STUDIES if s is study]
+    assert {arm for c in made.claims for arm in c.arms} <= set(made.arms)
+    assert len({c.claim for c in made.claims}) == len(made.claims)
+    assert set(made.differs) == set(made.seeds) == {"small", "paper"}
+    assert all(count >= c.seeds for count in made.seeds.values() for c in made.claims)
+    assert made.name in STUDIES
