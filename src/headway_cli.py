@@ -89,6 +89,7 @@ Rerun the test of a published claim; results are files that a rerun extends.
 
 examples:
   headway study --list
+  headway study amicl
   headway study sinks
   headway study sinks --arms rope learned --text wiki.jsonl.xz --out runs/sinks
   headway study sinks --size paper --device cuda --dtype bfloat16 --compile --text wiki.jsonl.xz"""
@@ -118,6 +119,11 @@ examples:
   headway bench host
   headway bench host --small --eager
   headway bench host --only decode
+  headway bench train --only mechanisms llama
+  headway bench peers
+  headway bench prologue
+  headway bench received
+  headway bench ensemble
   headway bench sinks
   headway bench host --json"""
 
@@ -215,14 +221,14 @@ def _study(settings: StudySettings, command: str) -> None:
     from headway.studies.catalogue import listing, study_named
 
     if settings.list:
-        print(listing())
+        print(listing(settings.out or Path("runs")))
         return
     name, study = study_named(settings.name)
     folder = settings.out or Path("runs", name)
     results = study.perform(replace(settings, out=folder), command)
     page = study.page(folder, results) if settings.page else None
     if settings.json:
-        print(json.dumps(results, indent=1))
+        print(json.dumps(study.plain(results), indent=1))
         return
     print("\n".join(plain_lines(study.table(results))))
     if page is not None:
@@ -261,16 +267,11 @@ def _stream(settings: StreamSettings, command: str) -> None:
 def _bench(settings: BenchSettings, command: str) -> None:
     from rich.console import Console
 
-    from headway.bench.host import bench_host
+    from headway.bench.catalogue import measure
     from headway.bench.results import print_lines, to_json
-    from headway.bench.sinks import bench_sinks
 
-    if settings.name == "host":
-        measured = bench_host(settings.small, not settings.eager, settings.only)
-    else:
-        measured = bench_sinks(settings.small)
     lines = []
-    for line in measured:
+    for line in measure(settings):
         print(f"{line.name}: {line.value:.4g}", file=sys.stderr, flush=True)
         lines.append(line)
     if settings.json:

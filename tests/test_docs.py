@@ -326,7 +326,7 @@ def test_the_added_mechanism_starts_and_learns(own: ModuleType) -> None:
     )
     changed.load_state_dict(plain.state_dict(), strict=False)
     tokens = torch.randint(40, (2, 9))
-    out = changed(tokens, labels=tokens)
+    out = changed(tokens, labels=tokens, skip_logits=False)
     assert torch.equal(out.logits, plain(tokens).logits)
     out.loss.backward()
     (temperature,) = changed.model.layers[0].self_attn.mechanisms.members.values()

@@ -5,12 +5,13 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from tiny import make_loud, tiny, tokens
+from torch import nn
 
 import headway
-from headway import HeadwayError, KVShift, SelectiveAttention
+from headway import HeadwayError, KVShift, ResidualStream, SelectiveAttention
 from headway.mechanisms.base import Dims
 from headway.mechanisms.compose import AttentionMechanisms
-from headway.mechanisms.context import QKV, Context
+from headway.mechanisms.context import QKV, Context, Streams
 from headway.mechanisms.fused import FusedPrologue, fusible
 from headway.mechanisms.state import DecodeState
 from headway.ops.choice import ops_choice, takes_kernel
@@ -30,10 +31,19 @@ TEMPERATURES = st.builds(
     token=st.sampled_from(["shared", "none"]),
     init=st.sampled_from(["paper", "identity"]),
 )
+STREAMS = st.builds(
+    ResidualStream,
+    source=st.sampled_from(["previous", "first"]),
+    scale=st.sampled_from([1.0, 0.5, "layer", "head"]),
+)
 LISTS = st.one_of(
     SHIFTS.map(lambda m: [m]),
     TEMPERATURES.map(lambda m: [m]),
     st.tuples(SHIFTS, TEMPERATURES).map(list),
+    st.tuples(STREAMS, TEMPERATURES).map(list),
+    st.tuples(SHIFTS, STREAMS).map(list),
+    st.tuples(STREAMS, SHIFTS, TEMPERATURES).map(list),
+    st.tuples(SHIFTS, STREAMS, TEMPERATURES).map(list),
 )
 SIZES = st.fixed_dictionaries(
     {
@@ -44,6 +54,9 @@ SIZES = st.fixed_dictionaries(
         "batch": st.integers(1, 2),
         "packed": st.booleans(),
         "kept": st.booleans(),
+        "norm": st.booleans(),
+        "pieces": st.sampled_from([1, 3]),
+        "leaves": st.booleans(),
         "seed": st.integers(0, 999),
     }
 )
@@ -61,7 +74,8 @@ def rotated(x, cos, sin):
 class Case:
     """Inputs of one comparison."""
 
-    def __init__(self, mechanisms, heads, width, rotated, length, batch, packed, kept, seed):
+    def __init__(self, mechanisms, heads, width, rotated, length, batch, packed, kept, seed,
+                 norm=False, pieces=3, leaves=False):  # fmt: skip
         torch.manual_seed(seed)
         queries, groups = heads
         dims = Dims(
@@ -70,14 +84,19 @@ class Case:
             num_key_value_heads=groups,
             head_dim=width,
         )
-        self.mechanisms = AttentionMechanisms(mechanisms, dims, 0).to(DEVICE)
+        self.groups, self.pieces, self.leaves, self.kept = groups, pieces, leaves, kept
+        self.mechanisms = AttentionMechanisms(mechanisms, dims, 1).to(DEVICE)
+        self.norms = [nn.RMSNorm(width, eps=1e-5).to(DEVICE) if norm else None for _ in range(2)]
+        self.parameters = [*self.mechanisms.parameters()]
+        for own in filter(None, self.norms):
+            self.parameters += own.parameters()
         with torch.no_grad():
-            for parameter in self.mechanisms.parameters():
+            for parameter in self.parameters:
                 parameter.clamp_(-2, 2).add_(0.3 * torch.randn_like(parameter))
-        made = [
-            torch.randn(batch, length, n, width, device=DEVICE) for n in (queries, groups, groups)
-        ]
-        self.raw = [x.requires_grad_() for x in made]
+        self.counts = (queries, groups, groups)
+        self.whole = torch.randn(batch, length, sum(self.counts), width, device=DEVICE)
+        self.source = torch.randn(batch, length, groups, width, device=DEVICE)
+        self.leaves_of = [self.whole.requires_grad_(), self.source.requires_grad_()]
         start = 3 if kept else 0
         positions = torch.arange(start, start + length, device=DEVICE).expand(batch, length)
         if packed:
@@ -87,7 +106,6 @@ class Case:
         angles, factor = torch.cat([angles, angles], dim=-1), 1 + 0.1 * (seed % 3)
         self.cos, self.sin = factor * angles.cos(), factor * angles.sin()
         self.before = [torch.randn(batch, groups, 1, width, device=DEVICE) for _ in range(2)]
-        self.kept = kept
 
     def context(self):
         state = None
@@ -95,32 +113,40 @@ class Case:
             state = DecodeState()
             for name, rows in zip(("key", "value"), self.before, strict=True):
                 state.before(f"kv_shift.{name}", rows, 1)
-        return Context(positions=self.positions, state=state)
+        source = QKV(*[self.source.transpose(1, 2)] * 3)
+        streams = Streams(source, source)
+        return Context(positions=self.positions, state=state, streams=streams)
 
     def qkv(self):
-        return QKV(*(x.transpose(1, 2) for x in self.raw))
+        return QKV(*self.whole.transpose(1, 2).split(self.counts, dim=1))
 
     def reference(self):
-        q, k, v = self.mechanisms.prologue(self.qkv(), self.context())
-        return rotated(q, self.cos, self.sin), rotated(k, self.cos, self.sin), v
+        raw = self.qkv()
+        q, k, v = self.mechanisms.prologue(raw, self.context(), *self.norms)
+        out = rotated(q, self.cos, self.sin), rotated(k, self.cos, self.sin), v
+        return (*out, raw.v) if self.leaves else out
 
     def fused(self):
-        fused = FusedPrologue(self.mechanisms, "triton")
+        fused = FusedPrologue(self.mechanisms, "triton", *self.norms)
         ctx = self.context()
-        return fused(self.qkv(), ctx.positions, ctx.state, self.cos, self.sin)
+        source = None if fused.stream is None else ctx.streams.first.v
+        whole = self.whole if self.pieces == 1 else None
+        return fused(
+            self.qkv(), ctx.positions, ctx.state, self.cos, self.sin, source, whole, self.leaves
+        )
 
     def gradients(self, outs, weights):
-        leaves = [*self.raw, *self.mechanisms.parameters()]
+        inputs = [*self.leaves_of, *self.parameters]
         total = sum((o * w).sum() for o, w in zip(outs, weights, strict=True))
-        return torch.autograd.grad(total, leaves)
+        return torch.autograd.grad(total, inputs, allow_unused=True)
 
 
 # Shrinking would take minutes in the interpreter.
-@settings(max_examples=40, phases=(Phase.explicit, Phase.generate))
+@settings(max_examples=25, phases=(Phase.explicit, Phase.generate))
 @given(LISTS, SIZES)
 def test_outputs_and_gradients(mechanisms, sizes):
     case = Case(mechanisms, **sizes)
-    assert fusible(mechanisms)
+    assert fusible(mechanisms, case.whole.shape[-1])
     expected, found = case.reference(), case.fused()
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
@@ -130,14 +156,48 @@ def test_outputs_and_gradients(mechanisms, sizes):
     weights = [torch.randn_like(x) for x in expected]
     pairs = zip(case.gradients(found, weights), case.gradients(expected, weights), strict=True)
     for ours, theirs in pairs:
-        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_sixteen_bits_err_no_more_than_the_reference_does(pieces):
+    """Against float64, at most twice what plain operations in bfloat16 err, and a rounding."""
+    mechanisms = [ResidualStream(), KVShift(), SelectiveAttention()]
+    sizes = {"heads": (3, 1), "width": 16, "rotated": 16, "length": 12, "batch": 1}
+    case = Case(
+        mechanisms, **sizes, packed=True, kept=False, seed=1, norm=True, pieces=pieces, leaves=True
+    )
+    inputs = [case.whole, case.source]
+    seen, weights = {}, None
+    for kind in ("exact", "reference", "kernel"):
+        dtype = torch.float64 if kind == "exact" else torch.bfloat16
+        case.whole, case.source = (x.detach().bfloat16().to(dtype).requires_grad_() for x in inputs)
+        case.leaves_of = [case.whole, case.source]
+        if kind == "exact":
+            case.mechanisms.double(), [n.double() for n in case.norms]
+        else:
+            case.mechanisms.float(), [n.float() for n in case.norms]
+        plain = [lambda x, n=n: n(x.to(n.weight.dtype)).to(x.dtype) for n in case.norms]
+        norms, case.norms = case.norms, plain if kind != "kernel" else case.norms
+        out = case.fused() if kind == "kernel" else case.reference()
+        case.norms = norms
+        if weights is None:
+            weights = [torch.randn_like(x) for x in out]
+        kept = [w.to(o.dtype) for w, o in zip(weights, out, strict=True)]
+        seen[kind] = [*out, *case.gradients(out, kept)]
+    for exact, low, ours in zip(*seen.values(), strict=True):
+        scale = exact.double().norm()
+        errors = [((x.double() - exact).norm() / scale).item() for x in (low, ours)]
+        assert errors[1] <= 2 * errors[0] + 2**-8, errors
 
 
 def test_two_runs_give_the_same_bits():
     case = Case([KVShift(), SelectiveAttention()], (4, 2), 16, 16, 33, 2, True, False, 0)
     weights = [torch.randn_like(x) for x in case.reference()]
     first, second = (case.gradients(case.fused(), weights) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert all(a is b or torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 PAIR = [KVShift(init="identity"), SelectiveAttention(init="identity")]
@@ -145,7 +205,7 @@ PAIR = [KVShift(init="identity"), SelectiveAttention(init="identity")]
 
 @pytest.mark.parametrize("model_type", ["llama", "mistral", "phi3", "gpt_neox", "gemma2"])
 def test_hosts(model_type, monkeypatch):
-    ids = tokens(2, 9).to(DEVICE)
+    ids = tokens(1, 5).to(DEVICE)
     seen = []
     for choice in ("reference", "triton"):
         monkeypatch.setenv("HEADWAY_OPS", choice)
@@ -153,10 +213,10 @@ def test_hosts(model_type, monkeypatch):
         model(ids, labels=ids).loss.backward()
         grads = [p.grad.clone() for _, p in headway.mechanism_parameters(model)]
         with torch.no_grad():
-            written = model.generate(ids, max_new_tokens=5, do_sample=False)
+            written = model.generate(ids, max_new_tokens=2, do_sample=False)
             static = model.generate(
                 ids,
-                max_new_tokens=5,
+                max_new_tokens=2,
                 do_sample=False,
                 cache_implementation="static",
                 disable_compile=True,
@@ -188,11 +248,19 @@ def test_the_kernels_are_really_taken(monkeypatch):
         SelectiveAttention(key=True),
         SelectiveAttention(per_head=True),
         SelectiveAttention(token="mlp"),
-        headway.ResidualStream(),
+        ResidualStream(stream="key"),
     ],
 )
 def test_what_the_pass_cannot_carry(mechanism):
-    assert not fusible([mechanism])
+    assert not fusible([mechanism], 16)
+    assert not fusible([mechanism, SelectiveAttention()], 16)
+
+
+def test_what_needs_no_pass():
+    assert not fusible([], 16)
+    assert not fusible([ResidualStream()], 16)
+    assert not fusible([KVShift()], 15)
+    assert fusible([KVShift()], 16)
 
 
 def test_what_the_environment_may_say(monkeypatch):

@@ -21,7 +21,8 @@ from headway.mechanisms.state import DecodeState
 
 pytest.importorskip("triton")
 from headway.ops import token_launch
-from headway.ops.fused_prologue import Learned, Surroundings, fused_prologue
+from headway.ops.fused_prologue import fused_prologue
+from headway.ops.prologue_launch import Learned, Numbers, Surroundings
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PAIR = [KVShift(init="identity"), SelectiveAttention(init="identity")]
@@ -135,10 +136,8 @@ def inputs(batch=BATCH, dtype=torch.float32, wide=False, before=True, replaces=F
         *angles(1, dtype),
         held.k if before else None,
         held.v if before else None,
-        0.5,
-        replaces,
     )
-    return q, k, v, made, around
+    return QKV(q, k, v), made, around, Numbers(GROUPS, 0.5, replaces_rows=replaces)
 
 
 def test_a_compiled_kernel_is_started_again_only_where_it_fits(monkeypatch):
@@ -151,8 +150,8 @@ def test_a_compiled_kernel_is_started_again_only_where_it_fits(monkeypatch):
     found = launch(*given)
     assert (len(kernel.compiled), len(kernel.started)) == (1, 1), "strides and addresses are free"
     (grid, arguments) = kernel.started[0]
-    assert grid == (BATCH, 1, 1)
-    assert arguments[:3] == given[:3]
+    assert grid == (BATCH, 3, 1)
+    assert arguments[:3] == given[0]
     assert [x.data_ptr() for x in arguments[3:6]] == [x.data_ptr() for x in found]
 
 
@@ -190,9 +189,9 @@ def test_the_kernels_take_their_arguments_in_the_order_of_the_launch(monkeypatch
 
 @torch.no_grad()
 def test_both_ways_to_start_give_the_same():
-    q, k, v, learned, around = inputs(wide=True)
-    direct = token_launch.TokenLaunch()(q, k, v, learned, around)
-    for a, b in zip(direct, fused_prologue(q, k, v, learned, around), strict=True):
+    given = inputs(wide=True)
+    direct = token_launch.TokenLaunch()(*given)
+    for a, b in zip(direct, fused_prologue(*given), strict=True):
         assert torch.equal(a, b)
 
 
@@ -209,8 +208,8 @@ def test_results_stand_apart():
     # Views of one piece would be copied by the compiler, and would keep each other alive.
     for grad in (True, False):
         with torch.set_grad_enabled(grad):
-            q, k, v, learned, around = inputs()
-            found = fused_prologue(q.requires_grad_(grad), k, v, learned, around)
+            (q, k, v), *rest = inputs()
+            found = fused_prologue((q.requires_grad_(grad), k, v), *rest)
         assert len({x.untyped_storage().data_ptr() for x in found}) == 3
 
 

@@ -50,3 +50,27 @@ def test_angles_are_counted_in_float32(dtype: torch.dtype) -> None:
     assert wide.cos.dtype == torch.float64
     torch.testing.assert_close(narrow.sin.double(), wide.sin, rtol=0, atol=1e-3)
     assert narrow(torch.ones(2, 1, 5, 8, dtype=dtype)).dtype == dtype
+
+
+def test_compiled_angles_are_the_same() -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(rotary, fullgraph=True, backend="aot_eager")
+    for dtype in (torch.bfloat16, torch.float64):
+        for found, expected in zip(
+            compiled(POSITIONS, 8, 1e4, dtype), rotary(POSITIONS, 8, 1e4, dtype), strict=True
+        ):
+            assert found.dtype == expected.dtype
+            assert torch.equal(found, expected)
+
+
+def test_the_operator_of_angles() -> None:
+    arguments = (POSITIONS, 8, 100.0, True)
+    torch.library.opcheck(torch.ops.headway.rotary_angles.default, arguments)
+    copies = torch.stack([POSITIONS, POSITIONS + 3], dim=1)
+    found = torch.vmap(lambda p: torch.ops.headway.rotary_angles(p, *arguments[1:]), in_dims=1)(
+        copies
+    )
+    for copy in range(2):
+        alone = torch.ops.headway.rotary_angles(copies[:, copy], *arguments[1:])
+        for one, other in zip(found, alone, strict=True):
+            assert torch.equal(one[copy], other)

@@ -2,13 +2,17 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from headway.decoder.configuration import HeadwayConfig
 from headway.decoder.forward_pass import ForwardPass
+from headway.decoder.projection import in_one_piece
 from headway.mechanisms.base import Mechanism
 from headway.mechanisms.compose import AttentionMechanisms
 from headway.mechanisms.context import QKV, Context, Streams
+from headway.mechanisms.fused import FusedPrologue, fusible
+from headway.ops.choice import ops_choice, takes_kernel
 
 
 class Attention(nn.Module):
@@ -34,6 +38,11 @@ class Attention(nn.Module):
         self.q_norm = nn.RMSNorm(dims.head_dim, eps=dims.norm_eps) if config.qk_norm else None
         self.k_norm = nn.RMSNorm(dims.head_dim, eps=dims.norm_eps) if config.qk_norm else None
         self.mechanisms = AttentionMechanisms(mechanisms, dims, layer_idx)
+        self.fused: FusedPrologue | None = None
+        if fusible(mechanisms, dims.head_dim):
+            self.fused = FusedPrologue(self.mechanisms, ops_choice(), self.q_norm, self.k_norm)
+        streamed = any(m.streams for m in mechanisms)
+        self.leaves = streamed and layer_idx < config.num_hidden_layers - 1
 
     def forward(self, x: Tensor, streams: Streams, run: ForwardPass) -> tuple[Tensor, Streams]:
         """Attend.
@@ -46,9 +55,7 @@ class Attention(nn.Module):
         Returns:
             The update `(B, T, hidden_size)`, and the streams for the next layer.
         """
-        raw = QKV(
-            self._heads(self.q_proj(x)), self._heads(self.k_proj(x)), self._heads(self.v_proj(x))
-        )
+        whole, raw = self._project(x)
         ctx = Context(
             positions=run.positions,
             layer_idx=self.layer_idx,
@@ -57,10 +64,40 @@ class Attention(nn.Module):
             state=run.state(self.layer_idx),
             log_frequency=run.log_frequency,
         )
-        q, k, v = self.mechanisms.prologue(raw, ctx, self.q_norm, self.k_norm)
+        if self.fused is not None and takes_kernel(x, self.fused.choice):
+            q, k, v, raw = self._fused(self.fused, raw, whole, ctx, run)
+        else:
+            q, k, v = run.rotate(*self.mechanisms.prologue(raw, ctx, self.q_norm, self.k_norm))
         out, lse = run.attend(q, k, v, self.layer_idx, self.mechanisms.needs_lse)
         out = self.mechanisms.epilogue(out, lse, ctx)
         return self.o_proj(out.transpose(1, 2).flatten(2)), streams.push(raw)
+
+    def _project(self, x: Tensor) -> tuple[Tensor | None, QKV]:
+        """The three projections, and the one piece `(B, T, H + 2 G, D)` they lie in, if they do."""
+        linears = [self.q_proj, self.k_proj, self.v_proj]
+        whole = in_one_piece(linears, x)
+        if whole is None:
+            return None, QKV(*(self._heads(linear(x)) for linear in linears))
+        whole = whole.unflatten(-1, (-1, self.head_dim))
+        counts = [linear.out_features // self.head_dim for linear in linears]
+        return whole, QKV(*whole.transpose(1, 2).split(counts, dim=1))
+
+    def _fused(
+        self, fused: FusedPrologue, raw: QKV, whole: Tensor | None, ctx: Context, run: ForwardPass
+    ) -> tuple[Tensor, Tensor, Tensor, QKV]:
+        """What attention reads, rotated, and the projections that later layers read."""
+        streams, source = ctx.streams, None
+        if fused.stream is not None:
+            origin = streams.first if fused.from_first else streams.previous
+            assert origin is not None
+            source = origin.v
+        cos, sin = run.angles(raw.q)
+        grows = self.leaves and torch.is_grad_enabled()
+        q, k, v, *left = fused.forward(
+            raw, ctx.positions, ctx.state, cos, sin, source, whole, leaves=grows
+        )
+        # Values apart, so that their gradient comes apart too and is added where it is needed.
+        return q, k, v, raw._replace(v=left[0]) if left else raw
 
     def _heads(self, x: Tensor) -> Tensor:
         heads: Tensor = x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)

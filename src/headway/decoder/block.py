@@ -12,6 +12,8 @@ from headway.decoder.attention import Attention
 from headway.decoder.configuration import HeadwayConfig
 from headway.decoder.forward_pass import ForwardPass
 from headway.decoder.norms import make_norm
+from headway.decoder.projection import in_one_piece
+from headway.decoder.recompute import recomputed
 from headway.mechanisms.attention_residual import DepthRead
 from headway.mechanisms.base import Mechanism, Place
 from headway.mechanisms.context import Streams
@@ -62,12 +64,15 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, T, C)` to the update of that shape."""
-        up = self.up_proj(x)
         if self.gate_proj is None:
-            inner = nn.functional.gelu(up)
-        else:
-            inner = nn.functional.silu(self.gate_proj(x)) * up
-        update: Tensor = self.down_proj(inner)
+            update: Tensor = self.down_proj(nn.functional.gelu(self.up_proj(x)))
+            return update
+        both = in_one_piece([self.gate_proj, self.up_proj], x)
+        gate, up = (self.gate_proj(x), self.up_proj(x)) if both is None else both.chunk(2, dim=-1)
+        return recomputed(self._gated, gate, up)
+
+    def _gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        update: Tensor = self.down_proj(nn.functional.silu(gate) * up)
         return update
 
 
@@ -115,5 +120,5 @@ class Block(GradientCheckpointingLayer):
     ) -> Tensor:
         assert depth.outputs is not None
         tapped = [self.input_layernorm(depth.outputs[t]) for t in attention.taps]
-        update: Tensor = attention(x, tapped, run.attend, run.scale)
+        update: Tensor = attention(x, tapped, run.rotate_and_attend, run.scale)
         return update

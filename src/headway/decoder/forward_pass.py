@@ -12,6 +12,7 @@ from headway.decoder.cache import HeadwayCache
 from headway.decoder.configuration import HeadwayConfig
 from headway.decoder.observer import OBSERVED, encoded_positions, observe
 from headway.errors import HeadwayError
+from headway.mechanisms.context import QKV
 from headway.mechanisms.state import DecodeState
 from headway.ops.attention import Visibility, alibi_slopes, attend
 from headway.ops.received import Scores
@@ -50,9 +51,15 @@ class ForwardPass:
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, slot: int, need_lse: bool = True
     ) -> tuple[Tensor, Tensor | None]:
-        """Rotate, remember under `slot` and attend; see `headway.ops.attention.attend`."""
-        if self.rotation is not None:
-            q, k = self.rotation(q), self.rotation(k)
+        """Remember under `slot` and attend; see `headway.ops.attention.attend`.
+
+        Args:
+            q: rotated, `(B, H, T, D)`.
+            k: rotated, `(B, G, T, D)`.
+            v: `(B, G, T, D)`.
+            slot: of the cache.
+            need_lse: give the log-sum-exp too.
+        """
         if self.cache is not None:
             k, v = self.cache.update(k, v, slot)
         if self.probe is not None:
@@ -60,6 +67,27 @@ class ForwardPass:
         if self.backend == OBSERVED:
             return observe(None, slot, self._scores(q, k), v, int(self.visible.offset))
         return attend(q, k, v, self.visible, self.scale, self.backend, need_lse)
+
+    def rotate(self, q: Tensor, k: Tensor, v: Tensor) -> QKV:
+        """Queries and keys with their positions in them, where positions are rotary."""
+        if self.rotation is None:
+            return QKV(q, k, v)
+        return QKV(self.rotation(q), self.rotation(k), v)
+
+    def rotate_and_attend(
+        self, q: Tensor, k: Tensor, v: Tensor, slot: int
+    ) -> tuple[Tensor, Tensor]:
+        """`rotate`, then `attend` with the log-sum-exp."""
+        out, lse = self.attend(*self.rotate(q, k, v), slot)
+        assert lse is not None
+        return out, lse
+
+    def angles(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines `(B, T, R)`; R is 0 without rotary positions."""
+        if self.rotation is None:
+            none = q.new_empty(1, q.shape[2], 0)
+            return none, none
+        return self.rotation.cos[:, 0], self.rotation.sin[:, 0]
 
     def _scores(self, q: Tensor, k: Tensor) -> Scores:
         seen, slopes = self.visible, self.visible.slopes
@@ -129,6 +157,8 @@ def start_pass(
     if config.position == "rope":
         # Where the cache numbers positions anew, the given ones say how far keys are turned.
         turned = position_ids if renumbered and position_ids is not None else encoded
+        if whole and turned is columns:
+            turned = columns[:1]  # every row alike: one table for all
         rotation = rotary(turned, config.dims().head_dim, config.rope_theta, embeddings.dtype)
     return ForwardPass(
         positions=positions,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import GenerationMixin, PreTrainedModel
+from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from headway.decoder.block import Block, Depth
@@ -14,6 +15,7 @@ from headway.decoder.cache import HeadwayCache
 from headway.decoder.configuration import HeadwayConfig
 from headway.decoder.forward_pass import ForwardPass, Probe, start_pass
 from headway.decoder.generation import HeadwayGeneration
+from headway.decoder.head_loss import causal_lm_loss
 from headway.decoder.norms import make_norm
 from headway.errors import HeadwayError
 from headway.mechanisms.attention_residual import DepthRead
@@ -249,12 +251,18 @@ class HeadwayForCausalLM(HeadwayGeneration, HeadwayPreTrainedModel, GenerationMi
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         return_dict: bool | None = None,
+        skip_logits: bool | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Logits `(B, T, vocab_size)` and, with `labels` `(B, T)`, the next-token loss in nats.
 
-        Labels are shifted here; -100 is left out. Other arguments: see `HeadwayModel.forward`.
-        `logits_to_keep=n` computes the logits of the last n positions only.
+        Labels are shifted here; -100 is left out. Or give `shift_labels` `(B, T)`, each position's
+        own label. Where a training step needs only the loss, logits are None and never stand in
+        memory as a whole. Other arguments: see `HeadwayModel.forward`. `logits_to_keep=n` computes
+        the logits of the last n positions only.
+
+        Args:
+            skip_logits: give no logits beside the loss; None: while training.
         """
         out = self.model(
             input_ids=input_ids,
@@ -265,21 +273,34 @@ class HeadwayForCausalLM(HeadwayGeneration, HeadwayPreTrainedModel, GenerationMi
             use_cache=use_cache,
             **{k: v for k, v in kwargs.items() if k in PASSED_ON},
         )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(out.last_hidden_state[:, kept])
-        loss = None
-        if labels is not None:
-            counted = {k: v for k, v in kwargs.items() if k == "num_items_in_batch"}
-            loss = self.loss_function(
-                logits=logits, labels=labels, vocab_size=self.config.vocab_size, **counted
+        hidden, loss, logits = out.last_hidden_state, None, None
+        told = {k: v for k, v in kwargs.items() if k in OF_THE_LOSS and v is not None}
+        learns = labels is not None or "shift_labels" in told
+        skip = learns and (self.training if skip_logits is None else skip_logits)
+        if skip and self._fuses_the_loss():
+            loss = causal_lm_loss(hidden, self.lm_head.weight, labels, **told)
+        else:
+            last = isinstance(logits_to_keep, int)
+            logits = self.lm_head(
+                hidden[:, slice(-logits_to_keep, None) if last else logits_to_keep]
             )
+            if learns:
+                size = self.config.vocab_size
+                loss = self.loss_function(logits=logits, labels=labels, vocab_size=size, **told)
         result = CausalLMOutputWithPast(
             loss=loss,
-            logits=logits,
+            logits=None if skip else logits,
             past_key_values=out.past_key_values,
             hidden_states=out.hidden_states,
         )
         return result.to_tuple() if return_dict is False else result
+
+    def _fuses_the_loss(self) -> bool:
+        """Whether head and loss are what they were built as: no adapter, hook or other loss."""
+        head = self.lm_head
+        untouched = type(head) is nn.Linear and "forward" not in vars(head)
+        hooked = head._forward_hooks or head._forward_pre_hooks or head._backward_hooks
+        return untouched and not hooked and self.loss_function is ForCausalLMLoss
 
     @staticmethod
     def create_masks_for_generate(**kwargs: Any) -> None:
@@ -288,3 +309,4 @@ class HeadwayForCausalLM(HeadwayGeneration, HeadwayPreTrainedModel, GenerationMi
 
 
 PASSED_ON = ("output_hidden_states", "output_attentions", "probe")
+OF_THE_LOSS = ("num_items_in_batch", "shift_labels")

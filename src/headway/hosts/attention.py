@@ -132,8 +132,10 @@ class HostAttention(FamilyMixin):
         raw, ctx = self.project(hidden_states), None
         if parts.fused is not None and self.fuses and takes_kernel(raw.q, parts.fused.choice):
             around = headway.positions_and_state(self.layer_idx, hidden_states.device, cache)
+            source = headway.stream_of(parts.fused, self.layer_idx, hidden_states.device)
+            cos, sin = options["position_embeddings"]
             # Not through __call__, whose hooks nobody sets and every layer would pay for.
-            q, k, v = parts.fused.forward(raw, *around, *options["position_embeddings"])
+            q, k, v = parts.fused.forward(raw, *around, cos, sin, source)
         else:
             ctx = headway.context(self.layer_idx, hidden_states, cache)
             q, k, v = parts.mechanisms.prologue(raw, ctx, *self.qk_norms())

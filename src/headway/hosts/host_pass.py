@@ -11,6 +11,7 @@ from headway.decoder.cache import HeadwayCache
 from headway.decoder.forward_pass import resolve_positions
 from headway.errors import HeadwayError
 from headway.mechanisms.context import QKV, Context, Streams
+from headway.mechanisms.fused import FusedPrologue
 from headway.mechanisms.state import DecodeState
 
 
@@ -60,6 +61,14 @@ class HostPass:
         """What one layer's fused prologue reads of the pass and of the cache."""
         state = cache.state(layer_idx) if isinstance(cache, HeadwayCache) else None
         return self.positions.to(device), state
+
+    def stream_of(
+        self, fused: FusedPrologue, layer_idx: int, device: torch.device
+    ) -> Tensor | None:
+        """Raw values `(B, G, T, D)` that a layer's fused prologue adds to its own."""
+        if fused.stream is None:
+            return None
+        return self.raw[0 if fused.from_first else layer_idx - 1].v.to(device)
 
     def leave_raw(self, layer_idx: int, raw: QKV) -> None:
         """Keep a layer's raw projections for those that follow."""

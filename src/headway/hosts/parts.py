@@ -44,7 +44,7 @@ class AttentionParts(nn.Module):
         self.needs_lse = self.mechanisms.needs_lse
         self.has_epilogue = self.mechanisms.has_epilogue
         self.keep_raw = any(m.streams for m in mechanisms)
-        fused = fusible(mechanisms) and not self.replaced
+        fused = fusible(mechanisms, dims.head_dim) and not self.replaced
         self.fused = FusedPrologue(self.mechanisms, ops_choice()) if fused else None
 
 

@@ -1,13 +1,13 @@
 """Which lists of mechanisms one fused pass can carry, and handing them to it.
 
-The pass is a Triton kernel (`headway.ops.fused_prologue`) that shifts, scales and rotates at once;
-`AttentionMechanisms.prologue` followed by the rotation defines what it must give.
+The pass is a Triton kernel (`headway.ops.fused_prologue`) that adds, shifts, norms, scales and
+rotates at once; `AttentionMechanisms.prologue` followed by the rotation defines what it must give.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from headway.mechanisms.base import Mechanism, Place
 from headway.mechanisms.compose import AttentionMechanisms
 from headway.mechanisms.context import QKV
 from headway.mechanisms.kv_shift import KVShift, KVShiftModule
+from headway.mechanisms.residual_stream import ResidualStream, ResidualStreamModule
 from headway.mechanisms.selective_attention import (
     SLOPE_OFFSET,
     SelectiveAttention,
@@ -29,10 +30,14 @@ if TYPE_CHECKING:
     from headway.ops.token_launch import TokenLaunch
 
 
-def fusible(mechanisms: Sequence[Mechanism]) -> bool:
-    """Whether the prologues of a list are ones that the fused pass knows."""
+def fusible(mechanisms: Sequence[Mechanism], head_dim: int) -> bool:
+    """Whether the prologues of a list are ones that the fused pass knows.
+
+    A value stream alone is not: it adds two tensors, which needs no kernel of ours.
+    """
     prologues = [m for m in mechanisms if m.place < Place.OUTPUT]
-    return bool(prologues) and all(_known(m) for m in prologues)
+    known = all(_known(m) for m in prologues) and head_dim % 2 == 0
+    return known and any(not isinstance(m, ResidualStream) for m in prologues)
 
 
 class FusedPrologue(nn.Module):
@@ -45,22 +50,36 @@ class FusedPrologue(nn.Module):
     Args:
         mechanisms: of a list that is `fusible`.
         choice: see `headway.ops.choice`.
+        q_norm: QK-norm of queries `(..., D)`, if the model has one.
+        k_norm: QK-norm of keys.
     """
 
     shift: KVShiftModule | None
     query: Temperature | None
     value: Temperature | None
+    stream: ResidualStreamModule | None
+    q_norm: nn.RMSNorm | None
+    k_norm: nn.RMSNorm | None
 
-    def __init__(self, mechanisms: AttentionMechanisms, choice: str) -> None:
+    def __init__(
+        self,
+        mechanisms: AttentionMechanisms,
+        choice: str,
+        q_norm: nn.RMSNorm | None = None,
+        k_norm: nn.RMSNorm | None = None,
+    ) -> None:
         super().__init__()
         members = dict(mechanisms.members.items())
         self.choice = choice
         shift = cast(KVShiftModule | None, members.get("kv_shift"))
         tempered = cast(SelectiveAttentionModule | None, members.get("selective_attention"))
+        stream = cast(ResidualStreamModule | None, members.get("residual_stream"))
         # Past nn.Module's bookkeeping: these are modules of the mechanisms, and counted there.
         vars(self)["shift"] = shift
         vars(self)["query"] = _temperature(tempered, "query")
         vars(self)["value"] = _temperature(tempered, "value")
+        vars(self)["stream"] = stream
+        vars(self)["q_norm"], vars(self)["k_norm"] = q_norm, k_norm
         # Settled here once, as the pass runs for every layer of every token.
         targets: tuple[str, ...] = () if shift is None else shift.spec.targets
         self.shifts_key, self.shifts_value = "key" in targets, "value" in targets
@@ -71,11 +90,26 @@ class FusedPrologue(nn.Module):
         self.slope_offset = 0.0
         if isinstance(spec, SelectiveAttention) and spec.init == "identity":
             self.slope_offset = SLOPE_OFFSET
+        names = list(members)
+        self.streams_first = stream is None or "kv_shift" not in names[: names.index(STREAM)]
+        scale = 1.0 if stream is None else stream.spec.scale
+        self.learns_mix = isinstance(scale, str)
+        self.scale = 1.0 if isinstance(scale, str) else scale
+        self.from_first = stream is not None and stream.spec.source == "first"
+        self.eps = 0.0 if q_norm is None else float(cast(float, q_norm.eps))
         self.launch: TokenLaunch | None = None
 
     def forward(
-        self, raw: QKV, positions: Tensor, state: DecodeState | None, cos: Tensor, sin: Tensor
-    ) -> QKV:
+        self,
+        raw: QKV,
+        positions: Tensor,
+        state: DecodeState | None,
+        cos: Tensor,
+        sin: Tensor,
+        source: Tensor | None = None,
+        whole: Tensor | None = None,
+        leaves: bool = False,
+    ) -> tuple[Tensor, ...]:
         """Rotated queries and keys, and values.
 
         Args:
@@ -84,40 +118,66 @@ class FusedPrologue(nn.Module):
             state: what the layer carries from one decoding step to the next.
             cos: `(B or 1, T, R)`, R rotated channels, pairs half of R apart.
             sin: the same.
+            source: raw values of the layer that the stream comes from, `(B, G, T, D)`.
+            whole: `(B, T, H + 2 G, D)`, of which `raw` are views, if they lie in one piece.
+            leaves: also give the raw values, in memory of their own, for a later layer's stream.
         """
-        from headway.ops.fused_prologue import Learned, Surroundings, fused_prologue
+        from headway.ops.fused_prologue import fused_prologue
+        from headway.ops.prologue_launch import Numbers, Surroundings
 
-        shift, query, value = self.shift, self.query, self.value
-        key_taps = value_taps = key_before = value_before = None
+        shift, read = self.shift, raw.v
+        key_before = value_before = None
+        if state is not None and shift is not None:
+            key_before = state.held("kv_shift.key", raw.k, 1) if self.shifts_key else None
+            value_before = state.held("kv_shift.value", raw.v, 1) if self.shifts_value else None
+        one = raw.q.shape[2] == 1 and not torch.is_grad_enabled()
+        in_place = one and state is not None and state.static
+        # Angles as wide as what they turn, as the reference has them: one layout for both.
+        cos, sin = cos.to(raw.q.dtype), sin.to(raw.q.dtype)
+        around = Surroundings(positions, cos, sin, key_before, value_before, source)
+        numbers = Numbers(
+            raw.k.shape[1],
+            self.slope_offset,
+            self.eps,
+            1 if self.streams_first else 2,
+            self.scale,
+            leaves,
+            in_place,
+        )
+        if one and not is_compiling():
+            out = self._token_launch()(raw, self._learned(), around, numbers)
+        else:
+            pieces = raw if whole is None else (whole,)
+            out = fused_prologue(pieces, self._learned(), around, numbers)
+        if state is not None and not in_place:
+            if key_before is not None:
+                state.keep("kv_shift.key", raw.k)
+            if value_before is not None:
+                if self.stream is not None and source is not None and self.streams_first:
+                    read = self.stream.mixed(raw.v, source)
+                state.keep("kv_shift.value", read)
+        return out
+
+    def _learned(self) -> Any:
+        from headway.ops.prologue_launch import Learned
+
+        shift, query, value, stream = self.shift, self.query, self.value, self.stream
+        key_taps = value_taps = None
         if shift is not None and self.shifts_key:
             key_taps = shift.key if self.free_taps else shift.taps("key")
-            key_before = None if state is None else state.held("kv_shift.key", raw.k, 1)
         if shift is not None and self.shifts_value:
             value_taps = shift.value if self.free_taps else shift.taps("value")
-            value_before = None if state is None else state.held("kv_shift.value", raw.v, 1)
-        learned = Learned(
+        return Learned(
             key_taps,
             value_taps,
             None if query is None or not self.by_token else query.weight,
             None if query is None or not self.by_position else query.alpha,
             None if value is None or not self.by_token else value.weight,
             None if value is None or not self.by_position else value.alpha,
+            None if self.q_norm is None else self.q_norm.weight,
+            None if self.k_norm is None else self.k_norm.weight,
+            None if stream is None or not self.learns_mix else stream.weights,
         )
-        one = raw.q.shape[2] == 1 and not torch.is_grad_enabled()
-        in_place = one and state is not None and state.static
-        around = Surroundings(
-            positions, cos, sin, key_before, value_before, self.slope_offset, in_place
-        )
-        if one and not is_compiling():
-            out = QKV(*self._token_launch()(*raw, learned, around))
-        else:
-            out = QKV(*fused_prologue(*raw, learned, around))
-        if state is not None and not in_place:
-            if key_before is not None:
-                state.keep("kv_shift.key", raw.k)
-            if value_before is not None:
-                state.keep("kv_shift.value", raw.v)
-        return out
 
     def _token_launch(self) -> TokenLaunch:
         if self.launch is None:
@@ -127,6 +187,9 @@ class FusedPrologue(nn.Module):
         return self.launch
 
 
+STREAM = ResidualStream.name
+
+
 def _known(mechanism: Mechanism) -> bool:
     if isinstance(mechanism, KVShift):
         plain = (mechanism.window, mechanism.granularity) == (1, "head")
@@ -134,7 +197,7 @@ def _known(mechanism: Mechanism) -> bool:
     if isinstance(mechanism, SelectiveAttention):
         simple = mechanism.token in ("shared", "none") and not mechanism.per_head
         return simple and not mechanism.key
-    return False
+    return isinstance(mechanism, ResidualStream) and mechanism.stream == "value"
 
 
 def _temperature(module: SelectiveAttentionModule | None, target: str) -> Temperature | None:

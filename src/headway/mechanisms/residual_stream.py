@@ -77,11 +77,14 @@ class ResidualStreamModule(MechanismModule):
                 "Context(streams=...) and push each layer's raw projections"
             )
         name = self.spec.stream[0]
-        own, other = getattr(qkv, name), getattr(source, name)
+        return qkv._replace(**{name: self.mixed(getattr(qkv, name), getattr(source, name))})
+
+    def mixed(self, own: Tensor, source: Tensor) -> Tensor:
+        """The sum, `(B, heads, T, D)`."""
         if isinstance(self.spec.scale, str):
             weights = self.weights.to(own.dtype)[:, None, :, None, None]
-            return qkv._replace(**{name: own * weights[0] + other * weights[1]})
-        return qkv._replace(**{name: (own + other) * self.spec.scale})
+            return own * weights[0] + source * weights[1]
+        return (own + source) * self.spec.scale
 
     def learned(self) -> dict[str, Tensor]:
         if not isinstance(self.spec.scale, str):

@@ -173,11 +173,9 @@ def _by_kernels(scores: Scores, lse: Tensor, threshold: float) -> Received:
 
     q, k, length = scores.q, scores.k, scores.q.shape[2]
     window = scores.window or 0
-    total, peak, over, mass, entropy = received_sums(
+    total, peak, over, own, mass, entropy = received_sums(
         q, k, lse, scores.scale, scores.causal, window, threshold
     )
-    paired = (q * k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)).float().sum(-1)
-    own = (paired * scores.scale - lse).exp()
     later = torch.arange(length, 0, -1, device=q.device, dtype=torch.float32)
     viewers = later.clamp(max=window or length) if scores.causal else torch.full_like(later, length)
     return Received(total, own, peak, over, viewers[None, None], mass, entropy)

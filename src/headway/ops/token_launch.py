@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from headway.ops.fused_prologue import (
+from headway.ops.prologue_kernels import token_kernel
+from headway.ops.prologue_launch import (
     Learned,
+    Numbers,
     Surroundings,
-    before_strides,
     choices,
-    row_stride,
+    forward_arguments,
     warps,
 )
-from headway.ops.prologue_kernels import token_kernel
 
 
 class TokenLaunch:
@@ -36,48 +36,29 @@ class TokenLaunch:
         return TokenLaunch, ()
 
     def __call__(
-        self, q: Tensor, k: Tensor, v: Tensor, learned: Learned, around: Surroundings
+        self, raw: Sequence[Tensor], learned: Learned, around: Surroundings, numbers: Numbers
     ) -> tuple[Tensor, ...]:
-        """As `fused_prologue`, with `q` of shape `(B, H, 1, D)`, on the current device."""
-        positions, cos, sin, key_before, value_before, offset, replaces = around
+        """As `fused_prologue`, with three of `(B, heads, 1, D)`, on the current device."""
+        q, k, _ = raw
         batch, heads, _, width = q.shape
         groups = k.shape[1]
-        rows = heads + 2 * groups
-        results = q.new_empty(batch, rows, 1, width).split_with_sizes((heads, groups, groups), 1)
-        tensors = (
-            *(q, k, v, *results, q, q),
-            *[q if p is None else p for p in learned],
-            *(positions, cos, sin),
-            k if key_before is None else key_before,
-            v if value_before is None else value_before,
-        )
-        arguments = (
-            *tensors,
-            1,
-            *q.stride()[:3],
-            *k.stride()[:3],
-            *v.stride()[:3],
-            *(rows * width, rows * width),
-            *positions.stride(),
-            *(row_stride(cos), 0),
-            *before_strides(key_before),
-            *before_strides(value_before),
-        )
+        counts = (heads, groups, groups) + (groups,) * numbers.leaves
+        results = q.new_empty(batch, 1, sum(counts), width).split_with_sizes(counts, 2)
+        tensors, free = forward_arguments(raw, results, q, learned, around)
         fits = (
-            *(q.device, batch, heads, groups, width, cos.shape[-1], offset),
-            *(key_before is None, value_before is None, replaces),
-            *[p is None for p in learned],
+            *(q.device, batch, heads, groups, width, around.cos.shape[-1], numbers),
+            *[x is None for x in (*learned, *around)],
             *[x.dtype for x in tensors],
         )
         if self.start is not None and self.fits == fits:
-            self.start(*arguments, *self.constants)
+            self.start(*tensors, *free, *self.constants)
         else:
-            named = choices(heads, groups, width, learned, around)
-            named |= {"KEEP_TAU": False, "REPLACE_ROWS": replaces}
-            compiled = token_kernel[(batch,)](
-                *arguments, **named, num_warps=warps(heads * width, 1)
+            named = choices(raw, learned, around, numbers)
+            named |= {"CHUNK": 1, "KEEP_TAU": False, "REPLACE_ROWS": numbers.replaces_rows}
+            compiled = token_kernel[(batch, 3)](
+                *tensors, *free, **named, num_warps=warps(heads * width, 1)
             )
             # Triton's interpreter compiles nothing, and is asked again each time.
-            self.start = None if compiled is None else compiled[(batch, 1, 1)]
+            self.start = None if compiled is None else compiled[(batch, 3, 1)]
             self.fits, self.constants = fits, tuple(named.values())
-        return results
+        return tuple(x.transpose(1, 2) for x in results)

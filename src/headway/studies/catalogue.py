@@ -14,6 +14,7 @@ from headway.report.cells import Table
 from headway.studies import claims
 from headway.studies.amicl_study import AMICL
 from headway.studies.claim_page import claim_table, told, write_claim_page
+from headway.studies.icl_classification import ICL_CLASSIFICATION
 from headway.studies.run_files import read_runs
 from headway.studies.running import run_study, still_missing
 from headway.studies.selective_theory import SELECTIVE_THEORY
@@ -92,7 +93,7 @@ def _grown(folder: Path) -> str:
     return f"{len(there)} of {len(COMPARED)} arms" if there else "not run"
 
 
-CLAIM_STUDIES = (AMICL, SELECTIVE_THEORY, THEOREM3)
+CLAIM_STUDIES = (AMICL, SELECTIVE_THEORY, THEOREM3, ICL_CLASSIFICATION)
 """Those whose verdicts stand in the ledger, in its order."""
 
 STUDIES: Mapping[str, Entry[Any]] = {

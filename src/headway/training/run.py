@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headway.corpora.batches import Windows
+from headway.decoder import HeadwayForCausalLM
 from headway.training.recipe import Recipe
 
 
@@ -59,6 +60,14 @@ def next_token_loss(model: nn.Module, windows: Tensor) -> Tensor:
     return flat.view(windows.shape[0], -1)
 
 
+def mean_loss(model: nn.Module, windows: Tensor) -> Tensor:
+    """The mean of `next_token_loss`; our decoder, while it trains, gives it without all logits."""
+    if isinstance(model, HeadwayForCausalLM):
+        out = model(windows[:, :-1], shift_labels=windows[:, 1:], use_cache=False)
+        return cast(Tensor, out.loss)
+    return next_token_loss(model, windows).mean()
+
+
 def train(
     model: nn.Module, data: Windows, recipe: Recipe, dtype: str, compile_step: bool
 ) -> Iterator[Step]:
@@ -79,7 +88,7 @@ def train(
     optimiser = recipe.optimiser(model)
     if compile_step:
         torch.compiler.reset()  # a fresh count of recompilations for every run
-    loss_of = torch.compile(next_token_loss) if compile_step else next_token_loss
+    loss_of = torch.compile(mean_loss) if compile_step else mean_loss
     seconds, tokens = 0.0, 0
     for number in range(1, recipe.steps + 1):
         started = time.perf_counter()
@@ -89,7 +98,7 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = rate * group.get("share", 1.0)
         with precision(device, dtype):
-            loss = loss_of(model, windows).mean()
+            loss = loss_of(model, windows)
         loss.backward()
         value = loss.item()
         if not torch.isfinite(loss):

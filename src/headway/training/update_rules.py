@@ -1,27 +1,25 @@
-"""Optimisers of an ensemble: elementwise, so that stacked copies do not mix."""
+"""Optimisers of an ensemble: elementwise over rows, so that stacked copies do not mix."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-State = Mapping[str, Tensor]
-
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateRule:
-    """How a gradient changes a parameter.
+    """How gradients change parameters.
 
     Attributes:
         clip: largest global gradient norm of a copy, or None.
     """
 
     kept: ClassVar[tuple[str, ...]] = ()
-    """What is kept for each parameter from step to step; zeros at first."""
+    """What is kept for each number from step to step; zeros at first."""
 
     clip: float | None = None
 
@@ -32,18 +30,28 @@ class UpdateRule:
             return torch.ones_like(norm)
         return (self.clip / (norm + 1e-6)).clamp(max=1.0)
 
+    def decay(self, name: str) -> float:
+        """Decoupled weight decay of the parameter `name`."""
+        return 0.0
+
     def update(
-        self, name: str, p: Tensor, gradient: Tensor, kept: State, rate: Tensor, steps: Tensor
-    ) -> tuple[Tensor, State]:
-        """New values of `p` `(S, ...)` and of what is kept.
+        self,
+        rows: Tensor,
+        gradient: Tensor,
+        kept: tuple[Tensor, ...],
+        rate: Tensor,
+        steps: Tensor,
+        decay: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """New rows, and what is kept in the order of `kept`.
 
         Args:
-            name: of the parameter.
-            p: `(S, ...)`.
-            gradient: `(S, ...)`.
-            kept: from the last step.
-            rate: `(S, 1, ...)`, learning rate.
-            steps: `(S, 1, ...)`, number of this step, from 1.
+            rows: `(S, P)`, all parameters of S copies.
+            gradient: `(S, P)`.
+            kept: from the last step, `(S, P)` each.
+            rate: `(S, 1)`, learning rate.
+            steps: `(S, 1)`, number of this step, from 1.
+            decay: `(P,)`, see `decay`.
         """
         raise NotImplementedError
 
@@ -53,9 +61,15 @@ class SGD(UpdateRule):
     """Plain gradient descent, as `torch.optim.SGD` without momentum."""
 
     def update(
-        self, name: str, p: Tensor, gradient: Tensor, kept: State, rate: Tensor, steps: Tensor
-    ) -> tuple[Tensor, State]:
-        return p - rate * gradient, kept
+        self,
+        rows: Tensor,
+        gradient: Tensor,
+        kept: tuple[Tensor, ...],
+        rate: Tensor,
+        steps: Tensor,
+        decay: Tensor,
+    ) -> tuple[Tensor, ...]:
+        return (rows - rate * gradient,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,14 +90,21 @@ class AdamW(UpdateRule):
     weight_decay: float = 0.0
     decayed: Collection[str] = field(default_factory=frozenset)
 
+    def decay(self, name: str) -> float:
+        return self.weight_decay if name in self.decayed else 0.0
+
     def update(
-        self, name: str, p: Tensor, gradient: Tensor, kept: State, rate: Tensor, steps: Tensor
-    ) -> tuple[Tensor, State]:
+        self,
+        rows: Tensor,
+        gradient: Tensor,
+        kept: tuple[Tensor, ...],
+        rate: Tensor,
+        steps: Tensor,
+        decay: Tensor,
+    ) -> tuple[Tensor, ...]:
         first, second = self.betas
-        mean = torch.lerp(kept["mean"], gradient, 1 - first)
-        square = kept["square"] * second + gradient.square() * (1 - second)
+        mean = torch.lerp(kept[0], gradient, 1 - first)
+        square = kept[1] * second + gradient.square() * (1 - second)
         corrected = square.sqrt() / (1 - second**steps).sqrt() + self.eps
-        if name in self.decayed:
-            p = p - rate * self.weight_decay * p
-        p = p - rate / (1 - first**steps) * mean / corrected
-        return p, {"mean": mean, "square": square}
+        decayed = rows - rate * decay * rows
+        return decayed - rate / (1 - first**steps) * mean / corrected, mean, square

@@ -1,0 +1,67 @@
+"""How much faster an arm gets to a score: ratios of steps, paired by seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from headway.report.statistics import SIGNIFICANCE
+from headway.studies.claims import Criterion, Estimate, Verdict
+from headway.studies.estimates import median_ratio
+
+
+def steps_ratio(arm: Mapping[int, float], base: Mapping[int, float]) -> Estimate | None:
+    """Median of arm / base with its bootstrap interval, and the p-value of the signed ranks.
+
+    Steps are infinite where the score was not reached; see `median_ratio`.
+    """
+    found = median_ratio(arm, base)
+    if found is None:
+        return None
+    shared = sorted(arm.keys() & base.keys())
+    differences = [_log(arm[s]) - _log(base[s]) for s in shared if arm[s] != base[s]]
+    return replace(found, p=signed_rank_p(differences))
+
+
+def _log(steps: float) -> float:
+    return math.log(steps) if math.isfinite(steps) else math.inf
+
+
+def signed_rank_p(differences: Sequence[float]) -> float:
+    """Exact two-sided p-value of Wilcoxon's signed ranks; ties share their mean rank.
+
+    Args:
+        differences: none of them zero; they may be infinite.
+    """
+    sizes = sorted(abs(d) for d in differences)
+    # Twice the rank, so that the mean rank of a tie is a whole number.
+    ranks = [sizes.index(abs(d)) * 2 + sizes.count(abs(d)) + 1 for d in differences]
+    whole = sum(ranks)
+    ways = [1] + [0] * whole  # of signs, by the sum of the ranks with a plus
+    for rank in ranks:
+        for total in range(whole, rank - 1, -1):
+            ways[total] += ways[total - rank]
+    above = sum(rank for rank, d in zip(ranks, differences, strict=True) if d > 0)
+    tail = sum(ways[: min(above, whole - above) + 1])
+    return min(1.0, tail / sum(ways) * 2)
+
+
+def faster(published: float, share: float = 0.5) -> Criterion:
+    """Surely fewer steps, and not much less of a gain than published.
+
+    Args:
+        published: ratio of steps, at most 1; 1 where no size was published.
+        share: of the published gain that ours must reach; less is partly.
+    """
+
+    def judge(ours: Estimate) -> Verdict:
+        unsure = ours.p is not None and ours.p >= SIGNIFICANCE
+        if ours.high >= 1 or unsure:
+            return Verdict.NOT_REPRODUCED
+        large = 1 - ours.value >= share * (1 - published)
+        return Verdict.REPRODUCED if large else Verdict.PARTLY
+
+    sure = f"below 1 with its interval, Holm p < {SIGNIFICANCE}"
+    size = f", and at least {share:.0%} of the published gain; partly: less of it"
+    return Criterion(sure + (size if published < 1 else ""), judge)

@@ -1,0 +1,210 @@
+"""Studies whose arms are compared in speed, each at its own learning rate.
+
+Rates are tuned on seeds of their own, by a race: the rate whose median seed reaches the score
+first. What is compared are fresh seeds at the rate that won.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+
+from headway.errors import HeadwayError
+from headway.studies.claims import Measures, Result, Results, Run
+from headway.studies.courses import Course, Progress, or_never
+from headway.studies.running import seeds_of
+from headway_settings import StudySettings
+
+TUNING, TEST = "tuning", "test"
+"""Stages, an option of a run beside its rate."""
+FIRST_TUNING_SEED = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """What is raced.
+
+    Attributes:
+        rates: learning rates.
+        seeds: of each rate.
+        published: a rate at which every arm is run too; None: there is none.
+    """
+
+    rates: tuple[float, ...]
+    seeds: int
+    published: float | None = None
+
+    def races(self, arm: str) -> list[Run]:
+        """All runs of an arm that its rate is chosen by."""
+        first = FIRST_TUNING_SEED
+        return [
+            _run(arm, seed, TUNING, rate)
+            for seed in range(first, first + self.seeds)
+            for rate in self.rates
+        ]
+
+    def runs(self, arms: Sequence[str], settings: StudySettings, results: Results) -> list[Run]:
+        """The races, and of arms whose races are over all seeds at the rate that won.
+
+        Raises:
+            HeadwayError: seeds that rates are tuned on.
+        """
+        seeds = seeds_of(settings)
+        if seeds.stop > FIRST_TUNING_SEED:
+            raise HeadwayError(
+                f"seed: {settings.seed} is not accepted; accepted are seeds below "
+                f"{FIRST_TUNING_SEED}, from which on learning rates are tuned"
+            )
+        there = {result.run.key for result in results}
+        races = {arm: self.races(arm) for arm in arms}
+        over = [arm for arm in arms if all(run.key in there for run in races[arm])]
+        rates = {arm: {chosen_rate(results, arm), self.published} - {None} for arm in over}
+        tests = [
+            _run(arm, seed, TEST, rate)
+            for seed in seeds
+            for arm in over
+            for rate in sorted(r for r in rates[arm] if r is not None)
+        ]
+        return [run for arm in arms for run in races[arm]] + tests
+
+    def bundles(
+        self, runs: Sequence[Run], most: int, program: Callable[[Run], object] = lambda _: None
+    ) -> Iterator[list[Run]]:
+        """Runs to be trained together, at most so many unless what belongs together is more.
+
+        The races of an arm belong together, and all tests of a seed at the published rate or at
+        others: a study that is cut between two bundles has whole races and pairs.
+
+        Args:
+            runs: to be split, races first.
+            most: copies.
+            program: what copies of one program have in common.
+        """
+        belonging: dict[tuple[object, ...], list[Run]] = defaultdict(list)
+        for run in runs:
+            if run.options["stage"] == TUNING:
+                kind: tuple[object, ...] = (TUNING, program(run))
+                whole: object = run.arm
+            else:
+                kind = (TEST, program(run), run.options["rate"] == self.published)
+                whole = run.seed
+            belonging[*kind, whole].append(run)
+        held: list[Run] = []
+        last: tuple[object, ...] = ()
+        for (*kind_of, _), together in belonging.items():
+            if held and (len(held) + len(together) > most or tuple(kind_of) != last):
+                yield held
+                held = []
+            held = held + together
+            last = tuple(kind_of)
+        if held:
+            yield held
+
+
+def _run(arm: str, seed: int, stage: str, rate: float) -> Run:
+    return Run(arm, seed, {"stage": stage, "rate": rate})
+
+
+def chosen_rate(results: Results, arm: str) -> float | None:
+    """The rate that won the races of an arm; None before them.
+
+    Where medians are the same, as where no rate got there, the mean steps of training decide, and
+    then the score that was reached.
+    """
+    by_rate: dict[float, list[Result]] = defaultdict(list)
+    for result in results.of([arm], stage=TUNING):
+        by_rate[result.run.options["rate"]].append(result)
+
+    def place(rate: float) -> tuple[float, float, float]:
+        ran = [r.measures for r in by_rate[rate]]
+        return (
+            median(or_never(m["steps"]) for m in ran),
+            math.inf if any(m["diverged"] for m in ran) else fmean(m["trained"] for m in ran),
+            -fmean(m["score"] for m in ran),
+        )
+
+    return min(sorted(by_rate), key=place, default=None)
+
+
+def compared_runs(results: Results, arm: str, rate: float | None = None) -> list[Result]:
+    """The runs of an arm that are compared.
+
+    Args:
+        results: of a study.
+        arm: of it.
+        rate: learning rate; None: the one that won.
+    """
+    rate = chosen_rate(results, arm) if rate is None else rate
+    return results.of([arm], stage=TEST, rate=rate)
+
+
+def steps_of(results: Results, arm: str, rate: float | None = None) -> dict[int, float]:
+    """Steps to the score by seed, infinite where it was not reached.
+
+    Arguments as in `compared_runs`.
+    """
+    return {r.run.seed: or_never(r.measures["steps"]) for r in compared_runs(results, arm, rate)}
+
+
+Points = list[tuple[float, float | None]]
+
+
+def score_points(results: Results, arm: str, every: int, rate: float | None = None) -> Points:
+    """The score over steps as points of a figure, for each seed as far as any was trained; a seed
+    stays where it was done. Arguments as in `compared_runs`, and the steps between looks."""
+    curves = [r.measures["curve"] for r in compared_runs(results, arm, rate) if r.measures["curve"]]
+    longest = max(map(len, curves), default=0)
+    return [
+        (every * (look + 1), curve[min(look, len(curve) - 1)])
+        for curve in curves
+        for look in range(longest)
+    ]
+
+
+def race_points(results: Results, arm: str) -> Points:
+    """Steps over the learning rate as points of a figure; None where it was not reached."""
+    races = results.of([arm], stage=TUNING)
+    return [(r.run.options["rate"], r.measures["steps"]) for r in races]
+
+
+def measures_of(run: Run, copy: Progress, course: Course, parameters: int) -> Measures:
+    """What is kept of a run; the curve of the score only where arms are compared."""
+    scores = copy.scores.get(course.score, [])
+    kept = {"curve": scores} if run.options["stage"] == TEST else {}
+    return {
+        "steps": copy.steps,
+        "trained": copy.trained,
+        "diverged": copy.diverged,
+        "score": scores[-1] if scores else 0.0,
+        "last": {name: values[-1] for name, values in copy.scores.items()},
+        "parameters": parameters,
+        **kept,
+    }
+
+
+def settled(runs: Sequence[Run]) -> Callable[[Sequence[Progress]], bool]:
+    """Whether these runs have shown what they are run for; for `headway.studies.courses.follow`.
+
+    A race is over when most seeds of one rate got there: the medians of the others are later. A
+    test ends when all its runs have.
+    """
+
+    def enough(copies: Sequence[Progress]) -> bool:
+        ran: dict[tuple[str, float], list[Progress]] = defaultdict(list)
+        racing = set()
+        for run, copy in zip(runs, copies, strict=True):
+            if run.options["stage"] == TUNING:
+                ran[run.arm, run.options["rate"]].append(copy)
+            if not copy.done:
+                racing.add((run.arm, run.options["stage"]))
+        won = {
+            (arm, TUNING)
+            for (arm, _), of_rate in ran.items()
+            if 2 * sum(copy.steps is not None for copy in of_rate) > len(of_rate)
+        }
+        return not racing - won
+
+    return enough
