@@ -289,7 +289,8 @@ class BenchSettings:
     'train': steps of our 124M decoder with mechanisms over plain, and plain beside Llama;
     'memory': its peak of a step; 'decode': its tokens a second; 'peers': it beside other libraries;
     'prologue': the fused prologue beside a copy; 'received': the attention that keys of a long
-    layer receive, beside a flash forward pass; 'ensemble': seeds of small models trained together over one at a time;
+    layer receive, beside a flash forward pass;
+    'ensemble': seeds of small models trained together over one at a time;
     'sinks': the sink profile of that Llama beside output_attentions, at growing length."""
     only: tuple[str, ...] = ()
     """Parts to measure (default: all): of 'host' attach, train, decode; of 'train' mechanisms,

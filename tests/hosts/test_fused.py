@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from tiny import make_loud, tiny, tokens
 from torch import nn
@@ -17,6 +17,8 @@ from headway.mechanisms.state import DecodeState
 from headway.ops.choice import ops_choice, takes_kernel
 
 pytest.importorskip("triton")
+from headway.ops import prologue_launch
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 SHIFTS = st.builds(
@@ -141,11 +143,27 @@ class Case:
         return torch.autograd.grad(total, inputs, allow_unused=True)
 
 
+WHOLE = {
+    "heads": (3, 3), "width": 6, "rotated": 4, "length": 9, "batch": 1, "packed": True,
+    "kept": True, "norm": True, "pieces": 1, "leaves": True, "seed": 7,
+}  # fmt: skip
+
+
 # Shrinking would take minutes in the interpreter.
-@settings(max_examples=25, phases=(Phase.explicit, Phase.generate))
+@settings(max_examples=15, phases=(Phase.explicit, Phase.generate))
+@example([ResidualStream(scale="head"), KVShift(), SelectiveAttention()], WHOLE)
+@example([KVShift(), ResidualStream(scale="layer"), SelectiveAttention()], WHOLE)
+@example([KVShift(), SelectiveAttention()], WHOLE | {"kept": False, "norm": False, "pieces": 3})
 @given(LISTS, SIZES)
 def test_outputs_and_gradients(mechanisms, sizes):
-    case = Case(mechanisms, **sizes)
+    with pytest.MonkeyPatch.context() as patch:
+        # Several programs a row, even of a short one.
+        patch.setattr(prologue_launch, "FORWARD_CHUNK", 2)
+        patch.setattr(prologue_launch, "BACKWARD_CHUNK", 4)
+        compare(Case(mechanisms, **sizes), mechanisms)
+
+
+def compare(case, mechanisms):
     assert fusible(mechanisms, case.whole.shape[-1])
     expected, found = case.reference(), case.fused()
     for ours, theirs in zip(found, expected, strict=True):

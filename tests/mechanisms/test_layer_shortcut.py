@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -78,6 +79,76 @@ def test_the_last_layer_reads_the_tapped_outputs(
         scale = 0.5 if multiplier is None else multiplier
         after = before + update(shortcut(model), last.input_layernorm(before), tapped, scale)
         close(entering[0], after + last.mlp(last.post_attention_layernorm(after)))
+
+
+WIDE = Dims(
+    hidden_size=12, num_attention_heads=4, num_key_value_heads=2, head_dim=3, num_hidden_layers=8
+)
+
+
+@pytest.mark.parametrize("groups", [2, 4])
+@pytest.mark.parametrize("features", ["none", "shared_mlp"])
+@pytest.mark.parametrize("normed", [True, False])
+def test_absorbed_projections_change_nothing(normed: bool, features: Any, groups: int) -> None:
+    torch.manual_seed(0)
+    spec = LayerShortcut(reach="token", features=features, width=5)
+    module = spec.build(replace(WIDE, num_key_value_heads=groups), 7)
+    assert isinstance(module, ShortcutAttention)
+    module.double()
+    x, *outputs = torch.randn(8, 2, 5, 12, dtype=torch.float64)
+    norm = nn.RMSNorm(12, eps=0.1, dtype=torch.float64)
+    nn.init.normal_(norm.weight)
+    given = (outputs, norm) if normed else ([norm(h) for h in outputs], None)
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("the same position needs no other attention")
+
+    module.absorbs = True
+    absorbed = module(x, given[0], refuse, 0.7, given[1])
+    module.absorbs = False
+    close(absorbed, module(x, given[0], refuse, 0.7, given[1]))
+    assert (absorbed - module(x, outputs, refuse, 0.7)).abs().max() > 1e-3
+    gradients = []
+    for module.absorbs in (True, False):
+        total = module(x, given[0], refuse, 0.7, given[1]).pow(2).sum()
+        gradients.append(torch.autograd.grad(total, list(module.parameters())))
+    for one, other in zip(*gradients, strict=True):
+        close(one, other, 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("reach", "taps", "options", "absorbs"),
+    [
+        ("token", 11, {}, True),
+        ("token", 5, {}, True),
+        ("token", 4, {}, False),
+        ("token", 11, {"qk_norm": True}, False),
+        ("token", 11, {"num_key_value_heads": 2}, False),
+        ("context", 11, {}, False),
+    ],
+)
+def test_projections_are_absorbed_where_that_costs_less(
+    reach: Any, taps: int, options: dict[str, Any], absorbs: bool
+) -> None:
+    """At 124M: 12 heads of 64 over 768 channels."""
+    dims = Dims(hidden_size=768, num_attention_heads=12, num_key_value_heads=12, head_dim=64)
+    dims = replace(dims, num_hidden_layers=12, **options)
+    spec = LayerShortcut(taps=tuple(range(1, taps + 1)), features="none", reach=reach)
+    with torch.device("meta"):
+        module = spec.build(dims, 11)
+    assert isinstance(module, ShortcutAttention)
+    assert module.absorbs == absorbs
+
+
+def test_quantised_or_adapted_projections_are_not_absorbed() -> None:
+    dims = replace(WIDE, num_key_value_heads=4)
+    module = LayerShortcut(reach="token", features="none").build(dims, 7)
+    assert isinstance(module, ShortcutAttention)
+    assert module.absorbs
+    x, *outputs = torch.randn(8, 2, 5, 12)
+    before = module(x, outputs, None, 0.7)
+    module.v_proj = nn.Sequential(module.v_proj, nn.Identity())
+    torch.testing.assert_close(module(x, outputs, None, 0.7), before)
 
 
 @pytest.mark.parametrize("qk_norm", [True, False])

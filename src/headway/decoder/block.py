@@ -119,6 +119,7 @@ class Block(GradientCheckpointingLayer):
         self, attention: ShortcutAttention, x: Tensor, depth: Depth, run: ForwardPass
     ) -> Tensor:
         assert depth.outputs is not None
-        tapped = [self.input_layernorm(depth.outputs[t]) for t in attention.taps]
-        update: Tensor = attention(x, tapped, run.rotate_and_attend, run.scale)
+        tapped = [depth.outputs[t] for t in attention.taps]
+        norm = self.input_layernorm
+        update: Tensor = attention(x, tapped, run.rotate_and_attend, run.scale, norm)
         return update

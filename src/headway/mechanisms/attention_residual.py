@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from headway.mechanisms.base import Dims, Learned, Mechanism, Place, fill, parameter
-from headway.ops.depth import pseudo_query_weights, weighted_sum
+from headway.ops.depth import depth_attention
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,5 @@ class DepthRead(Learned):
 
     def forward(self, sources: Sequence[Tensor]) -> Tensor:
         """`(B, T, C)` from N sources of that shape."""
-        weights = pseudo_query_weights(sources, self.query.to(sources[0].dtype), self.eps)
-        if self.spec.total == "count":
-            weights = weights * len(sources)
-        return weighted_sum(sources, weights)
+        gain = len(sources) if self.spec.total == "count" else 1
+        return depth_attention(self.query, sources, normed="keys", eps=self.eps, gain=gain)

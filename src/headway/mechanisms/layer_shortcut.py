@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,11 @@ from headway.errors import HeadwayError
 from headway.mechanisms.base import Dims, Learned, Mechanism, Place, fill
 from headway.mechanisms.taps import Taps, check_taps, tap_indices
 from headway.ops.attention import merge
+from headway.ops.depth import depth_attention
+
+FLOPS_A_NUMBER = 350
+"""Multiplications and additions that a GPU does in bf16 while one number goes to memory or comes
+from it: 700 TFLOP/s beside 4 TB/s."""
 
 Attend = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
 """Rotates, caches under a slot number and attends: `(q, k, v, slot) -> (out, log-sum-exp)`."""
@@ -77,6 +82,9 @@ class ShortcutAttention(Learned):
         self.spec, self.head_dim = spec, dims.head_dim
         self.taps = tap_indices(spec.taps, dims)
         self.slots = spec.cache_slots(dims)
+        self.absorbs = (
+            spec.reach == "token" and not dims.qk_norm and _absorbing_pays(len(self.taps), dims)
+        )
         inner, outer = dims.num_attention_heads, dims.num_key_value_heads
         self.q_proj = nn.Linear(dims.hidden_size, inner * dims.head_dim, bias=False)
         self.k_proj = nn.Linear(dims.hidden_size, outer * dims.head_dim, bias=False)
@@ -95,36 +103,90 @@ class ShortcutAttention(Learned):
         if self.spec.init == "identity":
             fill(self.o_proj.weight, 0.0)
 
-    def forward(self, x: Tensor, tapped: Sequence[Tensor], attend: Attend, scale: float) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        tapped: Sequence[Tensor],
+        attend: Attend,
+        scale: float,
+        norm: nn.Module | None = None,
+    ) -> Tensor:
         """The attention update `(B, T, C)`.
 
         Args:
             x: `(B, T, C)`, the layer's normed input.
-            tapped: the normed outputs of the tapped layers, each `(B, T, C)`.
+            tapped: the outputs of the tapped layers, each `(B, T, C)`, normed.
             attend: the host's attention, which needs to give the log-sum-exp.
             scale: the host's factor on the scores.
+            norm: of `tapped`, where they come without; then it may be part of the reading.
         """
         q = self._heads(self.q_proj(x), "q_norm")
-        pairs = [self._key_value(i, h) for i, h in enumerate(tapped)]
-        if self.spec.reach == "token":
-            out = _same_position(q, pairs, scale)
+        # Absorbing needs the two matrices themselves, which quantised and adapted layers hide.
+        absorbs = self.absorbs and type(self.k_proj) is type(self.v_proj) is nn.Linear
+        folded = norm if absorbs and self.spec.features == "none" and _is_rms(norm) else None
+        if norm is not None and folded is None:
+            tapped = [norm(h) for h in tapped]
+        tapped = [self._features(i, h) for i, h in enumerate(tapped)]
+        if absorbs:
+            out = self._absorbed(q, tapped, scale, folded)
+        elif self.spec.reach == "token":
+            out = _same_position(q, [self._key_value(h) for h in tapped], scale)
         else:
-            out, _ = merge(
-                [attend(q, k, v, s) for (k, v), s in zip(pairs, self.slots, strict=True)]
-            )
+            pairs = zip(map(self._key_value, tapped), self.slots, strict=True)
+            out, _ = merge([attend(q, k, v, slot) for (k, v), slot in pairs])
         update: Tensor = self.o_proj(out.transpose(1, 2).flatten(2))
         return update
 
-    def _key_value(self, tap: int, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        if self.spec.features != "none":
-            hidden = self.features[tap if self.spec.features == "mlp" else 0](hidden)
+    def _features(self, tap: int, hidden: Tensor) -> Tensor:
+        if self.spec.features == "none":
+            return hidden
+        found: Tensor = self.features[tap if self.spec.features == "mlp" else 0](hidden)
+        return found
+
+    def _key_value(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         return self._heads(self.k_proj(hidden), "k_norm"), self._heads(self.v_proj(hidden))
+
+    def _absorbed(
+        self, q: Tensor, tapped: Sequence[Tensor], scale: float, norm: nn.RMSNorm | None
+    ) -> Tensor:
+        """What `_same_position` gives, with each projection on the side where there is one of it.
+
+        `q . W_k x = (W_k^T q) . x` and `sum a W_v x = W_v sum a x`; a norm's weight goes along.
+        """
+        batch, heads, length, width = q.shape
+        keys, values = (p.weight.view(-1, width, p.in_features) for p in (self.k_proj, self.v_proj))
+        options: dict[str, Any] = {"scale": scale}
+        if norm is not None:
+            keys, values = keys * norm.weight, values * norm.weight
+            options |= {"normed": "both", "eps": norm.eps}
+        # Heads first, group by group: what a product of many matrices reads and writes.
+        by_group = q.transpose(0, 1).reshape(keys.shape[0], -1, width)
+        query = (by_group @ keys).view(heads, batch, length, -1)
+        mixed = depth_attention(query, tapped, **options)
+        out = mixed.reshape(keys.shape[0], -1, mixed.shape[-1]) @ values.transpose(1, 2)
+        return out.view(heads, batch, length, width).transpose(0, 1)
 
     def _heads(self, x: Tensor, norm: str = "") -> Tensor:
         x = x.unflatten(-1, (-1, self.head_dim))
         if norm and hasattr(self, norm):
             x = getattr(self, norm)(x)
         return x.transpose(1, 2)
+
+
+def _absorbing_pays(taps: int, dims: Dims) -> bool:
+    """Whether two projections of channels by heads cost less than two of every tap.
+
+    Counted as a GPU spends time: a projection of `C` by `D` takes `C D` multiplications and moves
+    `C` or `D` numbers, whichever side is the many.
+    """
+    size, width = dims.hidden_size, dims.head_dim
+    projecting = taps * dims.num_key_value_heads * width * (size + FLOPS_A_NUMBER)
+    absorbing = dims.num_attention_heads * size * (width + FLOPS_A_NUMBER)
+    return projecting > absorbing
+
+
+def _is_rms(norm: nn.Module | None) -> TypeGuard[nn.RMSNorm]:
+    return type(norm) is nn.RMSNorm and norm.elementwise_affine and norm.eps is not None
 
 
 def _perceptron(size: int, width: int) -> nn.Sequential:
