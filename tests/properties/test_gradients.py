@@ -15,7 +15,7 @@ from torch.func import functional_call
 from headway import QKV, Context, Dims, LayerShortcut, Mechanism, Streams
 from headway.mechanisms.base import MechanismModule
 from headway.ops.attention import Visibility, alibi_slopes, eager_attention, merge
-from headway.ops.depth import pseudo_query_weights, weighted_sum
+from headway.ops.depth import depth_attention, weighted_sum
 from headway.ops.rotary import rotary
 from headway.ops.shift import mix_previous
 from headway.ops.temperature import position_temperature, token_temperature
@@ -82,7 +82,7 @@ def test_reading_over_depth(count: int, learned: bool) -> None:
 
     def read(weights: Tensor, *given: Tensor) -> Tensor:
         if learned:
-            weights = pseudo_query_weights(given, weights, 1e-6)
+            return depth_attention(weights, given, normed="keys", eps=1e-6)
         return weighted_sum(given, weights)
 
     assert gradcheck(read, (noise(4) if learned else noise(count), *sources))

@@ -20,8 +20,11 @@ from headway.ops.choice import CHOICE
 STEP = 4
 """Kernels are compiled for a multiple of so many sources and read as many as there are."""
 
-BLOCK = 4096
+BLOCK = 1024
 """Channels that a program with a shared query reads at once, of as many tokens as that gives."""
+
+CHANNELS_A_WARP = 512
+"""Of such a program."""
 
 HELD = 3 << 15
 """Bytes of a token's rows, padded, that a program with heads keeps in registers."""
@@ -127,7 +130,8 @@ def _shared_launch(
     block = _power_of_two(channels)
     tokens = max(1, BLOCK // block)
     options = _options(sources, channels, normed) | {"BLOCK_T": tokens, "BLOCK_C": block}
-    return (-(-share // tokens), queries), share, options | {"num_warps": 8}
+    warps = min(8, max(1, tokens * block // CHANNELS_A_WARP))
+    return (-(-share // tokens), queries), share, options | {"num_warps": warps}
 
 
 def _heads_launch(query: Tensor, sources: list[Tensor], normed: str) -> tuple[int, dict[str, Any]]:
