@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -271,13 +273,28 @@ def _bench(settings: BenchSettings, command: str) -> None:
     from headway.bench.results import print_lines, to_json
 
     lines = []
-    for line in measure(settings):
-        print(f"{line.name}: {line.value:.4g}", file=sys.stderr, flush=True)
-        lines.append(line)
+    with _told():
+        for line in measure(settings):
+            print(f"{line.name}: {line.value:.4g}", file=sys.stderr, flush=True)
+            lines.append(line)
     if settings.json:
         print(json.dumps(to_json(settings.name, command, lines), indent=1))
     else:
         print_lines(lines, Console())
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Which kernels run is printed when they are first taken."""
+    logger, handler = logging.getLogger("headway"), logging.StreamHandler(sys.stderr)
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 class Verb(NamedTuple):

@@ -163,9 +163,9 @@ def test_a_forced_path_that_is_not_there_is_refused(dtype, monkeypatch):
 
 
 def test_the_path_is_told_once(monkeypatch, caplog):
-    monkeypatch.setattr(loss, "_said", set())
+    monkeypatch.setattr(choice, "_said", set())
     monkeypatch.setenv(choice.CHOICE, "auto")
-    caplog.set_level("INFO", logger="headway.ops.loss")
+    caplog.set_level("INFO", logger="headway")
     for _ in range(3):
         linear_cross_entropy(*problem(3))
     assert caplog.messages == ["cross-entropy of torch.float64 on cpu: reference"]

@@ -1,8 +1,10 @@
 """Which path an operation takes: its eager reference or its Triton kernel."""
 
+import logging
 import os
 from importlib.util import find_spec
 
+import torch
 from torch import Tensor
 
 from headway.errors import HeadwayError
@@ -32,11 +34,22 @@ def takes_kernel(x: Tensor, choice: str) -> bool:
     Raises:
         HeadwayError: the environment forces what cannot run.
     """
-    if choice == "auto":
-        return x.is_cuda and TRITON
     if choice == "triton" and not (TRITON and (x.is_cuda or INTERPRETED)):
         raise HeadwayError(
             f"{CHOICE}: 'triton' cannot run on {x.device.type} here; accepted are reference, "
             "or a GPU with the package triton"
         )
-    return choice == "triton"
+    taken = choice == "triton" or (choice == "auto" and x.is_cuda and TRITON)
+    say_once(f"operations on {x.device.type}: {'Triton kernels' if taken else 'reference'}")
+    return taken
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def say_once(words: str) -> None:
+    """Log `words` at level INFO, the first time they are said in this process."""
+    if words not in _said:
+        _said.add(words)
+        logging.getLogger("headway").info(words)
+
+
+_said: set[str] = set()

@@ -4,7 +4,6 @@ The fused paths are libraries': torch's own chunked `linear_cross_entropy`, or l
 compute the logits of some tokens at a time and, while they stand there, their gradients.
 """
 
-import logging
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -14,14 +13,13 @@ from torch import Tensor
 
 from headway.errors import HeadwayError
 from headway.ops import choice
-from headway.ops.choice import CHOICE, ops_choice
+from headway.ops.choice import CHOICE, ops_choice, say_once
 
 CHUNK_BYTES = 2**28
 """Logits that are held at once: enough rows to fill a GPU's matrix units, little beside a model's
 activations."""
 
 LossPath = Literal["reference", "liger", "torch"]
-_said: set[str] = set()
 
 
 def linear_cross_entropy(
@@ -91,10 +89,7 @@ def loss_path(device: str, dtype: torch.dtype) -> LossPath:
         )
     wanted = asked == "triton" or (asked == "auto" and device == "cuda")
     path: LossPath = fused if wanted and fused is not None else "reference"
-    told = f"cross-entropy of {dtype} on {device}: {path}"
-    if told not in _said:
-        _said.add(told)
-        logging.getLogger(__name__).info(told)
+    say_once(f"cross-entropy of {dtype} on {device}: {path}")
     return path
 
 
