@@ -14,13 +14,22 @@ def in_one_piece(linears: Sequence[nn.Linear], x: Tensor) -> Tensor | None:
     gradients of `x` inside. It is done while a model is trained on a GPU, as long as these are
     plain layers that nobody listens to: not where an adapter stands in for one, or a hook does.
     """
+    if x.is_cuda and torch.is_grad_enabled() and mergeable(linears):
+        return merged(linears, x)
+    return None
+
+
+def mergeable(linears: Sequence[nn.Linear]) -> bool:
+    """Whether nothing but their own product happens in these layers; with biases all or none."""
     plain = all(type(linear) is nn.Linear and not _watched(linear) for linear in linears)
-    if not (plain and x.is_cuda and torch.is_grad_enabled()):
-        return None
-    biases: list[Tensor] = [linear.bias for linear in linears if linear.bias is not None]
-    bias = torch.cat(biases) if len(biases) == len(linears) else None
+    return plain and len({linear.bias is None for linear in linears}) == 1
+
+
+def merged(linears: Sequence[nn.Linear], x: Tensor) -> Tensor:
+    """The outputs of `linears` for `x`, side by side."""
     weights: list[Tensor] = [linear.weight for linear in linears]
-    return F.linear(x, torch.cat(weights), bias)
+    biases: list[Tensor] = [linear.bias for linear in linears if linear.bias is not None]
+    return F.linear(x, torch.cat(weights), torch.cat(biases) if biases else None)
 
 
 def _watched(module: nn.Module) -> bool:

@@ -1,0 +1,74 @@
+"""Projections as one product equal the projections, and are merged only where nobody would see."""
+
+import pytest
+import torch
+from torch import nn
+
+from headway import HeadwayConfig, HeadwayForCausalLM, KVShift
+from headway.decoder import attention, block
+from headway.decoder.projection import in_one_piece, mergeable, merged
+
+
+def layers(bias=False, widths=(4, 6)):
+    torch.manual_seed(0)
+    return [nn.Linear(5, width, bias=bias) for width in widths]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_one_product_is_all_of_them(bias):
+    linears, x = layers(bias), torch.randn(2, 3, 5)
+    expected = torch.cat([linear(x) for linear in linears], dim=-1)
+    torch.testing.assert_close(merged(linears, x), expected)
+    parameters = [p for linear in linears for p in linear.parameters()]
+    ours = torch.autograd.grad(merged(linears, x).sin().sum(), parameters)
+    for a, b in zip(ours, torch.autograd.grad(expected.sin().sum(), parameters), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+class Adapted(nn.Linear):
+    """Stands for an adapter's layer."""
+
+
+def hooked():
+    found = layers()
+    found[1].register_forward_hook(lambda module, given, out: 2 * out)
+    return found
+
+
+def replaced():
+    found = layers()
+    found[0].forward = lambda x: x
+    return found
+
+
+@pytest.mark.parametrize(
+    "linears",
+    [hooked(), replaced(), [*layers(), Adapted(5, 2, bias=False)], [*layers(), *layers(True)]],
+    ids=["hook", "forward", "adapter", "biases"],
+)
+def test_what_is_left_apart(linears):
+    assert not mergeable(linears)
+
+
+def test_only_training_on_a_gpu_merges():
+    assert mergeable(layers())
+    assert in_one_piece(layers(), torch.randn(1, 5)) is None
+
+
+@pytest.mark.parametrize("options", [{}, {"attention_bias": True, "num_key_value_heads": 2}])
+@pytest.mark.parametrize("mechanisms", [[], [KVShift()]])
+def test_a_model_with_merged_projections_is_the_same(mechanisms, options, monkeypatch):
+    torch.manual_seed(0)
+    config = HeadwayConfig(
+        vocab_size=30, hidden_size=16, num_attention_heads=4, mechanisms=mechanisms, **options
+    )
+    model, ids = HeadwayForCausalLM(config), torch.randint(30, (2, 6))
+    expected = model(ids, labels=ids).loss
+    for module in (attention, block):
+        monkeypatch.setattr(module, "in_one_piece", merged)
+    found = model(ids, labels=ids).loss
+    torch.testing.assert_close(found, expected)
+    parameters = list(model.parameters())
+    pairs = zip(*(torch.autograd.grad(x, parameters) for x in (found, expected)), strict=True)
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
