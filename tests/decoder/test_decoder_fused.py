@@ -83,7 +83,7 @@ def given(pieces, **options):
     """Arguments of the operator `headway::prologue`."""
 
     torch.manual_seed(0)
-    batch, length, heads, groups, width = 2, 5, 2, 1, 8
+    batch, length, heads, groups, width = 1, 3, 2, 1, 4
     counts = (heads, groups, groups)
     whole = torch.randn(batch, length, sum(counts), width, device=DEVICE)
     raw = [whole]
@@ -102,8 +102,7 @@ def given(pieces, **options):
     return raw, own, positions, cos, cos.sin(), fused_prologue._code(flags, numbers)
 
 
-@pytest.mark.parametrize("pieces", [1, 3])
-@pytest.mark.parametrize("leaves", [False, True])
+@pytest.mark.parametrize(("pieces", "leaves"), [(1, True), (3, False)])
 def test_the_operator_is_well_registered(pieces, leaves):
     torch.library.opcheck(torch.ops.headway.prologue.default, given(pieces, leaves=leaves))
 

@@ -12,6 +12,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from headway.decoder import forward_pass, model
+from headway.mechanisms.context import QKV
 
 
 def seen_by(t, window, keep):
@@ -124,6 +125,8 @@ def own_reference(made, ids, window, keep, monkeypatch):
         return replace(run, positions=torch.tensor(places).expand_as(run.positions))
 
     with monkeypatch.context() as patch:
+        # What it is given is not turned yet.
+        patch.setattr(forward_pass.ForwardPass, "rotate", lambda run, *qkv: QKV(*qkv))
         patch.setattr(forward_pass.ForwardPass, "attend", attend)
         patch.setattr(model, "start_pass", start)
         return made(ids, use_cache=False).logits
