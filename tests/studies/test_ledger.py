@@ -152,5 +152,5 @@ def test_studies_are_complete(study: object) -> None:
     assert {arm for c in made.claims for arm in c.arms} <= set(made.arms)
     assert len({c.claim for c in made.claims}) == len(made.claims)
     assert set(made.differs) == set(made.seeds) == {"small", "paper"}
-    assert all(count >= c.seeds for count in made.seeds.values() for c in made.claims)
+    assert all(made.seeds[size] >= c.seeds for c in made.claims for size in c.sizes)
     assert made.name in STUDIES

@@ -11,57 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headway.decoder import HeadwayConfig, HeadwayForCausalLM
+from headway.studies.toy_classifier import Classifier
 from headway.tasks.base import IGNORED, Task
 from headway.tasks.classification import Classification
 from headway.tasks.induction import Induction
 from headway.training.ensemble import Loss
 from headway.training.initialise import seed_weights
 from headway.training.update_rules import SGD, AdamW, UpdateRule
-
-
-class Classifier(nn.Module):
-    """The two-layer toy of Burns et al. (arXiv 2412.15113, released code), of Reddy (2312.03002).
-
-    Twice `x <- x + softmax(Q K^T) V`, one causal head, no scale, norm, bias or output projection;
-    then three layers `x <- relu(x W^T + b)` with a scalar b, and a readout without bias. Only the
-    last token is read, so the second layer has one query, and it projects that query back onto the
-    keys' input and the weighted sum of inputs onto values instead of every token.
-
-    Args:
-        width: of a token.
-        item: of its item or label vector, which the initial weights go by.
-        labels: answers.
-        seed: of the initial weights.
-    """
-
-    def __init__(self, width: int, item: int, labels: int, seed: int) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-
-        def drawn(*shape: int, deviation: float) -> nn.Parameter:
-            return nn.Parameter(torch.randn(*shape, generator=generator) * deviation)
-
-        self.first = drawn(3 * width, width, deviation=item**-0.5)
-        self.second = drawn(3 * width, width, deviation=item**-0.5)
-        self.layers = nn.ParameterList(
-            drawn(width, width, deviation=(2 / width) ** 0.5) for _ in range(3)
-        )
-        self.biases = nn.ParameterList(drawn(1, deviation=width**-0.5) for _ in range(3))
-        self.readout = drawn(labels, width, deviation=width**-0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits `(B, labels)` of tokens `(B, T, width)`."""
-        q, k, v = F.linear(x, self.first).chunk(3, -1)
-        hidden = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
-        scores = (q @ k.transpose(1, 2)).masked_fill(hidden, float("-inf"))
-        x = x + scores.softmax(-1) @ v
-        to_query, to_key, to_value = self.second.chunk(3)
-        asked = F.linear(x[:, -1], to_query) @ to_key
-        weights = (x * asked[:, None]).sum(-1).softmax(-1)
-        y = x[:, -1] + F.linear((weights[..., None] * x).sum(1), to_value)
-        for matrix, bias in zip(self.layers, self.biases, strict=True):
-            y = F.relu(F.linear(y, matrix) + bias)
-        return F.linear(y, self.readout)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,14 @@ from headway.report.cells import Table
 from headway.studies import claims
 from headway.studies.amicl_study import AMICL
 from headway.studies.claim_page import claim_table, told, write_claim_page
+from headway.studies.hops_study import HOPS
 from headway.studies.icl_classification import ICL_CLASSIFICATION
+from headway.studies.induction_study import INDUCTION
+from headway.studies.kv_shift_lm import KV_SHIFT_LM
+from headway.studies.ngram_study import NGRAM
 from headway.studies.run_files import read_runs
 from headway.studies.running import run_study, still_missing
+from headway.studies.selective_lm import SELECTIVE_LM
 from headway.studies.selective_theory import SELECTIVE_THEORY
 from headway.studies.sink_arms import COMPARED
 from headway.studies.sink_growth import grow_sinks
@@ -24,6 +29,7 @@ from headway.studies.sink_page import write_sink_page
 from headway.studies.sink_results import read_results
 from headway.studies.sink_table import sink_table
 from headway.studies.theorem3 import THEOREM3
+from headway.studies.value_stream_lm import VALUE_STREAM_LM
 from headway_settings import StudySettings
 
 R = TypeVar("R")
@@ -93,7 +99,18 @@ def _grown(folder: Path) -> str:
     return f"{len(there)} of {len(COMPARED)} arms" if there else "not run"
 
 
-CLAIM_STUDIES = (AMICL, SELECTIVE_THEORY, THEOREM3, ICL_CLASSIFICATION)
+CLAIM_STUDIES = (
+    AMICL,
+    SELECTIVE_THEORY,
+    THEOREM3,
+    ICL_CLASSIFICATION,
+    INDUCTION,
+    NGRAM,
+    HOPS,
+    KV_SHIFT_LM,
+    VALUE_STREAM_LM,
+    SELECTIVE_LM,
+)
 """Those whose verdicts stand in the ledger, in its order."""
 
 STUDIES: Mapping[str, Entry[Any]] = {

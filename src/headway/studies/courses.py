@@ -15,8 +15,8 @@ from headway.training.ensemble import Ensemble
 
 Batches = Callable[[int, int], Any]
 """Tensors `(N, S, ...)` of the steps from a first one to before a last one, counted from 0."""
-Look = Callable[[], dict[str, Tensor]]
-"""Scores `(S,)` by name."""
+Scores = Callable[[], dict[str, Tensor]]
+"""Scores `(S,)` by name, of the copies as they are."""
 DIGITS = 4
 """Decimals of a score that is kept."""
 
@@ -29,14 +29,12 @@ class Course:
         limit: most steps, a multiple of `every`.
         every: steps between looks, a multiple of `together`.
         together: steps that a GPU replays from one graph.
-        score: that is to be reached.
-        target: of it.
+        target: score that is to be reached.
     """
 
     limit: int
     every: int
     together: int
-    score: str
     target: float
 
 
@@ -45,13 +43,13 @@ class Progress:
     """What came of one copy.
 
     Attributes:
-        scores: at each look until it was done, by name.
+        curve: its score at each look until it was done.
         steps: at which the score was first seen at its target; None: it was not.
         trained: steps until it was done, or all were left.
         diverged: its loss or gradient was not finite.
     """
 
-    scores: dict[str, list[float]] = field(default_factory=dict)
+    curve: list[float] = field(default_factory=list)
     steps: int | None = None
     trained: int = 0
     diverged: bool = False
@@ -71,17 +69,17 @@ def follow(
     ensemble: Ensemble,
     batches: Batches,
     rate: Callable[[int], float],
-    look: Look,
+    look: Callable[[], Tensor],
     course: Course,
     enough: Callable[[Sequence[Progress]], bool] = all_done,
 ) -> list[Progress]:
-    """Train until enough is known of the copies; what is told of each ends where it got there.
+    """Train until enough is known of the copies; each stays as it was when it got there.
 
     Args:
         ensemble: whose copies they are.
         batches: of steps.
         rate: learning rate of a step, counted from 0, before each copy's factor.
-        look: at all copies.
+        look: at the score `(S,)` of all copies.
         course: how long, and what for.
         enough: ends the training, asked after each look.
     """
@@ -91,31 +89,22 @@ def follow(
         rates = torch.tensor([rate(step) for step in range(start, stop)])
         ensemble.run(batches(start, stop), rates)
         if stop % course.every == 0:
-            _note(copies, look(), ensemble.active.tolist(), stop, course)
+            active = ensemble.active.tolist()
+            for copy, score, alive in zip(copies, look().tolist(), active, strict=True):
+                if not copy.done:
+                    _note(copy, score, alive, stop, course.target)
+            ensemble.freeze(torch.tensor([copy.done for copy in copies]))
             if enough(copies):
                 break
     return copies
 
 
-def _note(
-    copies: Sequence[Progress],
-    scores: dict[str, Tensor],
-    active: Sequence[bool],
-    step: int,
-    course: Course,
-) -> None:
-    told = {name: values.tolist() for name, values in scores.items()}
-    for number, copy in enumerate(copies):
-        if copy.done:
-            continue
-        copy.trained = step
-        copy.diverged = not active[number]
-        if copy.diverged:
-            continue
-        for name, values in told.items():
-            copy.scores.setdefault(name, []).append(round(values[number], DIGITS))
-        if told[course.score][number] >= course.target:
-            copy.steps = step
+def _note(copy: Progress, score: float, alive: bool, step: int, target: float) -> None:
+    copy.trained = step
+    copy.diverged = not alive
+    if alive:
+        copy.curve.append(round(score, DIGITS))
+        copy.steps = step if score >= target else None
 
 
 def seed_of(*words: object) -> int:

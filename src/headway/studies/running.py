@@ -20,8 +20,8 @@ COMMON = frozenset(
     {"name", "list", "size", "arms", "seed", "seeds", "out", "device", "page", "json"}
 )
 """Settings that every study takes."""
-ABOUT_PLACE = frozenset({"corpus", "compile", "save"})
-"""Settings that change where and how fast, not what results mean."""
+ABOUT_PLACE = frozenset({"corpus", "compile", "save", "seconds"})
+"""Settings that change where, how fast and how long, not what results mean."""
 
 
 def run_study(study: Study, settings: StudySettings, command: str) -> Results:

@@ -11,16 +11,25 @@ from headway.studies.claims import Criterion, Estimate, Verdict
 from headway.studies.estimates import median_ratio
 
 
-def steps_ratio(arm: Mapping[int, float], base: Mapping[int, float]) -> Estimate | None:
+def steps_ratio(
+    arm: Mapping[int, float], base: Mapping[int, float], limit: float
+) -> Estimate | None:
     """Median of arm / base with its bootstrap interval, and the p-value of the signed ranks.
 
-    Steps are infinite where the score was not reached; see `median_ratio`.
+    Against the arm throughout: where it did not reach the score it is infinitely slow, and where
+    only the other did not, that one counts as if it had at the end. A seed where neither did does
+    not count.
+
+    Args:
+        arm, base: steps by seed, infinite where the score was not reached.
+        limit: most steps of a run.
     """
-    found = median_ratio(arm, base)
+    ended = {s: min(n, limit) if math.isfinite(arm.get(s, n)) else n for s, n in base.items()}
+    found = median_ratio(arm, ended)
     if found is None:
         return None
-    shared = sorted(arm.keys() & base.keys())
-    differences = [_log(arm[s]) - _log(base[s]) for s in shared if arm[s] != base[s]]
+    shared = sorted(arm.keys() & ended.keys())
+    differences = [_log(arm[s]) - _log(ended[s]) for s in shared if arm[s] != ended[s]]
     return replace(found, p=signed_rank_p(differences))
 
 

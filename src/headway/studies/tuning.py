@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
 from headway.errors import HeadwayError
 from headway.studies.claims import Measures, Result, Results, Run
-from headway.studies.courses import Course, Progress, or_never
+from headway.studies.courses import DIGITS, Progress, Scores, or_never
 from headway.studies.running import seeds_of
 from headway_settings import StudySettings
 
@@ -61,12 +61,14 @@ class Tuning:
         there = {result.run.key for result in results}
         races = {arm: self.races(arm) for arm in arms}
         over = [arm for arm in arms if all(run.key in there for run in races[arm])]
-        rates = {arm: {chosen_rate(results, arm), self.published} - {None} for arm in over}
+        # The rate that won comes first: what is trained at the published one may take far longer.
+        rates = {arm: dict.fromkeys((chosen_rate(results, arm), self.published)) for arm in over}
         tests = [
             _run(arm, seed, TEST, rate)
             for seed in seeds
             for arm in over
-            for rate in sorted(r for r in rates[arm] if r is not None)
+            for rate in rates[arm]
+            if rate is not None
         ]
         return [run for arm in arms for run in races[arm]] + tests
 
@@ -83,24 +85,19 @@ class Tuning:
             most: copies.
             program: what copies of one program have in common.
         """
-        belonging: dict[tuple[object, ...], list[Run]] = defaultdict(list)
+        kinds: dict[object, dict[object, list[Run]]] = defaultdict(lambda: defaultdict(list))
         for run in runs:
-            if run.options["stage"] == TUNING:
-                kind: tuple[object, ...] = (TUNING, program(run))
-                whole: object = run.arm
-            else:
-                kind = (TEST, program(run), run.options["rate"] == self.published)
-                whole = run.seed
-            belonging[*kind, whole].append(run)
-        held: list[Run] = []
-        last: tuple[object, ...] = ()
-        for (*kind_of, _), together in belonging.items():
-            if held and (len(held) + len(together) > most or tuple(kind_of) != last):
-                yield held
-                held = []
-            held = held + together
-            last = tuple(kind_of)
-        if held:
+            racing = run.options["stage"] == TUNING
+            published = run.options["rate"] == self.published
+            kind = (program(run), racing, published and not racing)
+            kinds[kind][run.arm if racing else run.seed].append(run)
+        for belonging in kinds.values():
+            held: list[Run] = []
+            for together in belonging.values():
+                if held and len(held) + len(together) > most:
+                    yield held
+                    held = []
+                held = held + together
             yield held
 
 
@@ -149,6 +146,20 @@ def steps_of(results: Results, arm: str, rate: float | None = None) -> dict[int,
     return {r.run.seed: or_never(r.measures["steps"]) for r in compared_runs(results, arm, rate)}
 
 
+def scores_of(results: Results, arm: str, name: str | None = None) -> dict[int, float]:
+    """A score by seed at its best rate when training was done.
+
+    Args:
+        results: of a study.
+        arm: of it.
+        name: of the score; None: the one that was raced.
+    """
+    found = compared_runs(results, arm)
+    return {
+        r.run.seed: r.measures["score"] if name is None else r.measures["last"][name] for r in found
+    }
+
+
 Points = list[tuple[float, float | None]]
 
 
@@ -170,19 +181,31 @@ def race_points(results: Results, arm: str) -> Points:
     return [(r.run.options["rate"], r.measures["steps"]) for r in races]
 
 
-def measures_of(run: Run, copy: Progress, course: Course, parameters: int) -> Measures:
-    """What is kept of a run; the curve of the score only where arms are compared."""
-    scores = copy.scores.get(course.score, [])
-    kept = {"curve": scores} if run.options["stage"] == TEST else {}
+def measures_of(run: Run, copy: Progress, last: Mapping[str, float], parameters: int) -> Measures:
+    """What is kept of a run; the curve of the score only where arms are compared.
+
+    Args:
+        run: that was done.
+        copy: how its training went.
+        last: all scores by name when it was done.
+        parameters: how many it learned.
+    """
+    kept = {"curve": copy.curve} if run.options["stage"] == TEST else {}
     return {
         "steps": copy.steps,
         "trained": copy.trained,
         "diverged": copy.diverged,
-        "score": scores[-1] if scores else 0.0,
-        "last": {name: values[-1] for name, values in copy.scores.items()},
+        "score": copy.curve[-1] if copy.curve else 0.0,
+        "last": {name: round(value, DIGITS) for name, value in last.items()},
         "parameters": parameters,
         **kept,
     }
+
+
+def last_of(scores: Scores, copies: int) -> list[dict[str, float]]:
+    """The scores of each copy by name."""
+    told = {name: values.tolist() for name, values in scores().items()}
+    return [{name: values[number] for name, values in told.items()} for number in range(copies)]
 
 
 def settled(runs: Sequence[Run]) -> Callable[[Sequence[Progress]], bool]:

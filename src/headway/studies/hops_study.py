@@ -1,0 +1,176 @@
+"""The study `hops`: how far a model can follow its own induction steps.
+
+Multi-hop induction of chsanford/hop-induction-heads, which arXiv 2411.19574 (section 3.2) runs with
+the attention changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from headway.mechanisms import KVShift
+from headway.report.curves import bands
+from headway.report.figures import CurveText, Figure, curve_figure
+from headway.studies.claims import (
+    Claim,
+    Criterion,
+    Estimate,
+    Results,
+    Size,
+    at_least,
+    at_most,
+)
+from headway.studies.courses import Course
+from headway.studies.estimates import mean_of, paired
+from headway.studies.token_races import TokenArm, TokenRace, decoder, race_study, told_rates
+from headway.studies.tuning import Points, Tuning, score_points, scores_of
+from headway.tasks.hops import Hops
+
+GPT2 = {"position": "learned", "norm": "layer", "hidden_act": "gelu", "attention_bias": True}
+FEW, MANY = "hops_8", "hops_16"
+
+
+def _race(task: Hops, width: int, layers: int, **sizes: object) -> TokenRace:
+    plain = decoder(width, layers, task, heads=4, **GPT2)
+    shifted = decoder(width, layers, task, heads=4, mechanisms=[KVShift()], **GPT2)
+    return TokenRace(
+        arms={
+            "plain": TokenArm(about="plain attention", config=plain),
+            "kv-shift": TokenArm(about="keys and values shifted", config=shifted),
+        },
+        task=task,
+        scores=("existing", *(f"hops_{k}" for k in range(task.max_hops + 1))),
+        **sizes,  # type: ignore[arg-type]
+    )
+
+
+RACES: dict[Size, TokenRace] = {
+    "small": _race(
+        Hops(max_hops=4, length=32, vocab_size=12),
+        32,
+        2,
+        batch=16,
+        rows=256,
+        course=Course(limit=1_500, every=50, together=10, target=0.99),
+        tuning=Tuning(rates=(0.003, 0.01), seeds=2),
+        warm_up=50,
+        copies=20,
+    ),
+    "paper": _race(
+        Hops(),
+        128,
+        5,
+        batch=32,
+        rows=2_048,
+        course=Course(limit=20_000, every=500, together=10, target=0.99),
+        tuning=Tuning(rates=(0.0001, 0.0003, 0.001), seeds=2),
+        warm_up=1_000,
+        copies=24,
+    ),
+}
+
+
+def _accuracy(score: str, arm: str, results: Results) -> Estimate | None:
+    return mean_of(scores_of(results, arm, score)) if _asked(score, results) else None
+
+
+def _loss_of_hops(arm: str, results: Results) -> Estimate | None:
+    if not _asked(MANY, results):
+        return None
+    return paired(scores_of(results, arm, MANY), scores_of(results, arm, FEW))
+
+
+def _gain(arm: str, base: str, results: Results) -> Estimate | None:
+    if not _asked(MANY, results):
+        return None
+    return paired(scores_of(results, arm, MANY), scores_of(results, base, MANY))
+
+
+def _asked(score: str, results: Results) -> bool:
+    return score in RACES[results.size].scores
+
+
+def _claim(
+    sentence: str, estimate: Callable[..., Estimate | None], arms: tuple[str, ...],
+    criterion: Criterion, told: str,
+) -> Claim:  # fmt: skip
+    return Claim(
+        claim=sentence,
+        source="arXiv 2411.19574, section 3.2 (a plot)",
+        published=None,
+        told=told,
+        shown=".1%",
+        criterion=criterion,
+        arms=arms,
+        estimate=partial(estimate, *arms),
+        sizes=("paper",),
+        seeds=10,
+    )
+
+
+CLAIMS = (
+    _claim("Plain attention of five layers fails beyond 8 hops: accuracy at 16 less that at 8",
+           _loss_of_hops, ("plain",), at_most(-0.05, shown=".0%"), "degrades beyond 8"),
+    _claim("KV shifting is still right at 16 hops: accuracy", partial(_accuracy, MANY),
+           ("kv-shift",), at_least(0.9, shown=".0%"), "a small error"),
+    _claim("KV shifting is better at 16 hops: accuracy less that of plain attention", _gain,
+           ("kv-shift", "plain"), at_least(0.05, shown=".0%"), "clearly better"),
+)  # fmt: skip
+
+OVER_SEEDS = "Line: mean over seeds. Band: from the least to the largest seed."
+BY_HOPS = CurveText(
+    "by-hops", "Accuracy at the end over the number of hops",
+    OVER_SEEDS + " Of few hops, the last character tells much.", "hops", "accuracy (0 to 1)",
+)  # fmt: skip
+CURVE = CurveText("existing", "Accuracy where there is an answer", OVER_SEEDS, "steps",
+                  "accuracy (0 to 1)")  # fmt: skip
+
+
+def _figures(results: Results) -> Sequence[Figure]:
+    race = RACES[results.size]
+    there = [arm for arm in race.arms if results.of([arm])]
+    sets: dict[CurveText, dict[str, Points]] = {
+        BY_HOPS: {
+            arm: [
+                (float(name.removeprefix("hops_")), value)
+                for name in race.scores[1:]
+                for value in scores_of(results, arm, name).values()
+            ]
+            for arm in there
+        },
+        CURVE: {arm: score_points(results, arm, race.course.every) for arm in there},
+    }
+    return [
+        curve_figure(text, shown, there)
+        for text, points in sets.items()
+        if (shown := bands(points))
+    ]
+
+
+def _differs(size: Size) -> str:
+    race = RACES[size]
+    config = race.arms["plain"].config
+    task = race.task
+    assert isinstance(task, Hops)
+    return (
+        f"{config.num_hidden_layers} layers of width {config.hidden_size}, rows of {task.length} "
+        f"with up to {task.max_hops} hops, {race.course.limit:,} steps of {race.batch} rows in the "
+        f"place of 100,000; {told_rates(race)} (1e-4 and linear decay there); with an output "
+        "matrix, which the code has not."
+    )
+
+
+HOPS = race_study(
+    RACES,
+    name="hops",
+    claim="Shifting keys and values lets a model of five layers follow twice as many hops.",
+    source="arXiv 2411.19574, section 3.2; code of chsanford/hop-induction-heads",
+    published="at depth 5 plain attention degrades beyond 8 hops, KV shifting has a small error at "
+    "16",
+    measure="Share of right answers, where there is one, at a number of hops, at the end of "
+    "training; differences are paired by seed.",
+    claims=CLAIMS,
+    differs={size: _differs(size) for size in RACES},
+    figures=_figures,
+)

@@ -1,0 +1,122 @@
+"""Claims on language models: measures of two arms compared by seed, each at its best rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from headway.report.statistics import SIGNIFICANCE
+from headway.studies.claims import (
+    SIZES,
+    Claim,
+    Criterion,
+    Estimate,
+    Results,
+    Verdict,
+    within,
+)
+from headway.studies.estimates import exact, paired
+from headway.studies.lm_rates import compared, measured
+
+Part = tuple[str, ...]
+"""Names of a measure and of parts of it."""
+LOSS: Part = ("loss",)
+OURS = "ours; not in the paper"
+SEEDS = 3
+"""That a comparison needs."""
+
+
+def _lower(ours: Estimate) -> Verdict:
+    if ours.high < 0 and (ours.p is None or ours.p < SIGNIFICANCE):
+        return Verdict.REPRODUCED
+    return Verdict.PARTLY if ours.value < 0 else Verdict.NOT_REPRODUCED
+
+
+LOWER = Criterion(
+    f"below zero with its interval, Holm p < {SIGNIFICANCE}; partly: the figure alone", _lower
+)
+"""Of a difference that is published without a figure."""
+
+
+def less(
+    arm: str, base: str, part: Part, base_part: Part, rate: float | None, results: Results
+) -> Estimate | None:
+    """A measure of an arm less one of another, paired by seed.
+
+    Args:
+        arm, base: arms, or the same one.
+        part, base_part: what is measured.
+        rate: learning rate; None: the best one of each.
+        results: of a study.
+    """
+    return paired(
+        measured(results, arm, *part, rate=rate), measured(results, base, *base_part, rate=rate)
+    )
+
+
+def compare(
+    sentence: str,
+    source: str,
+    published: float | None,
+    criterion: Criterion,
+    arm: str,
+    base: str,
+    *,
+    told: str = "",
+    part: Part = LOSS,
+    base_part: Part | None = None,
+    rate: float | None = None,
+    shown: str = "+.4f",
+    differs: str = "",
+) -> Claim:
+    """A claim on a measure of an arm less that of another; arguments as in `Claim` and `less`."""
+    return Claim(
+        claim=sentence,
+        source=source,
+        published=published,
+        criterion=criterion,
+        arms=tuple(dict.fromkeys((arm, base))),
+        estimate=partial(less, arm, base, part, part if base_part is None else base_part, rate),
+        told=told,
+        shown=shown,
+        seeds=SEEDS,
+        sizes=("paper",),
+        differs=differs,
+    )
+
+
+def adds(
+    sentence: str,
+    source: str,
+    published: float,
+    arm: str,
+    base: str,
+    each: Callable[[Results], float] = lambda _: 1.0,
+) -> Claim:
+    """A claim on the number of parameters that an arm has more than another, which any size tests.
+
+    Args:
+        sentence, source, published: of the claim.
+        arm, base: that are compared.
+        each: what the number is divided by; 0: it is not known.
+    """
+
+    def estimate(results: Results) -> Estimate | None:
+        counts = [
+            {r.measures["parameters"] for r in compared(results, name)} for name in (arm, base)
+        ]
+        parts = each(results)
+        if not parts or any(len(found) != 1 for found in counts):
+            return None
+        return exact((counts[0].pop() - counts[1].pop()) / parts)
+
+    return Claim(
+        claim=sentence,
+        source=source,
+        published=published,
+        criterion=within(published, 0),
+        arms=(arm, base),
+        estimate=estimate,
+        shown=".0f",
+        sizes=SIZES,
+    )

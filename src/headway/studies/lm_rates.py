@@ -1,0 +1,150 @@
+"""Language models at learning rates of their own: which runs there are, and which are compared.
+
+Each arm's rate is the one with the least loss on a seed of its own and on the validation split.
+Where the best one is the least or largest that was tried, further ones are tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from headway.errors import HeadwayError
+from headway.report.curves import bands
+from headway.report.figures import CurveText, Figure, curve_figure
+from headway.studies.claims import Result, Results, Run
+from headway.studies.running import seeds_of
+from headway.studies.tuning import FIRST_TUNING_SEED, TEST, TUNING
+from headway_settings import StudySettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Learning rates that are tried.
+
+    Attributes:
+        first: rising, each twice the one before.
+        most: rates, with those that are added beyond the first and the last.
+    """
+
+    first: tuple[float, ...]
+    most: int
+
+    def races(self, arm: str, results: Results) -> tuple[list[Run], bool]:
+        """The runs by which an arm's rate is chosen, and whether all are there."""
+        losses, rates = _tuning_losses(results, arm), list(self.first)
+        while (done := all(rate in losses for rate in rates)) and len(rates) < self.most:
+            best = min(rates, key=lambda rate: losses[rate])
+            if best == rates[-1]:
+                rates.append(2 * best)
+            elif best == rates[0]:
+                rates.insert(0, best / 2)
+            else:
+                break
+        return [_run(arm, FIRST_TUNING_SEED, TUNING, rate) for rate in rates], done
+
+    def runs(
+        self, arms: Mapping[str, Sequence[float]], settings: StudySettings, results: Results
+    ) -> list[Run]:
+        """All runs that are known: races first, then arms at the rate that won or at given ones.
+
+        Args:
+            arms: with the rates at which they are run; none: the one that wins.
+            settings: with the seeds that are compared.
+            results: that are there.
+
+        Raises:
+            HeadwayError: seeds that rates are tuned on, or results of different texts.
+        """
+        seeds = seeds_of(settings)
+        if seeds.stop > FIRST_TUNING_SEED:
+            raise HeadwayError(
+                f"seed: {settings.seed} is not accepted; accepted are seeds below "
+                f"{FIRST_TUNING_SEED}, from which on learning rates are tuned"
+            )
+        if len({r.measures["corpus"] for r in results}) > 1:
+            raise HeadwayError(
+                f"out: {settings.out} holds results of different texts; accepted are those of one"
+            )
+        races: list[Run] = []
+        tested: dict[str, Sequence[float]] = {}
+        for arm, given in arms.items():
+            tested[arm] = given
+            if not given:
+                raced, done = self.races(arm, results)
+                best = best_rate(results, arm) if done else None
+                races += raced
+                tested[arm] = () if best is None else (best,)
+        return races + [
+            _run(arm, seed, TEST, rate) for seed in seeds for arm in arms for rate in tested[arm]
+        ]
+
+
+def _run(arm: str, seed: int, stage: str, rate: float) -> Run:
+    return Run(arm, seed, {"stage": stage, "rate": rate})
+
+
+def _tuning_losses(results: Results, arm: str) -> dict[float, float]:
+    raced = results.of([arm], stage=TUNING)
+    return {r.run.options["rate"]: r.measures["loss"] for r in raced}
+
+
+def best_rate(results: Results, arm: str) -> float | None:
+    """The rate with the least loss in an arm's races; None before them."""
+    losses = _tuning_losses(results, arm)
+    return min(sorted(losses), key=lambda rate: losses[rate], default=None)
+
+
+def compared(results: Results, arm: str, rate: float | None = None) -> list[Result]:
+    """The runs of an arm that are compared, at a rate or at its best."""
+    rate = best_rate(results, arm) if rate is None else rate
+    return results.of([arm], stage=TEST, rate=rate)
+
+
+def measured(
+    results: Results, arm: str, *names: str, rate: float | None = None
+) -> dict[int, float]:
+    """A measure by seed of the runs that are compared, where there is one.
+
+    Args:
+        results: of a study.
+        arm: of it.
+        names: of the measure and, where it has parts, of these.
+        rate: learning rate; None: its best.
+    """
+    found: dict[int, float] = {}
+    for result in compared(results, arm, rate):
+        value: object = result.measures
+        for name in names:
+            value = value.get(name) if isinstance(value, Mapping) else None
+        if isinstance(value, int | float):
+            found[result.run.seed] = float(value)
+    return found
+
+
+OVER_SEEDS = "Line: mean over seeds. Band: from the least to the largest seed."
+TRAINING = CurveText("training-loss", "Training loss, each arm at its best rate", OVER_SEEDS,
+                     "training tokens", "nats per token")  # fmt: skip
+BY_RATE = CurveText("by-rate", "Validation loss over the learning rate",
+                    "The runs by which rates were chosen, one seed.", "learning rate",
+                    "nats per token")  # fmt: skip
+
+
+def loss_figures(arms: Sequence[str], results: Results) -> list[Figure]:
+    """Training losses, and losses over the rates that were tried."""
+    there = [arm for arm in arms if results.of([arm])]
+    training = {
+        arm: [
+            (float(tokens), loss)
+            for result in compared(results, arm)
+            for tokens, loss in result.measures["curve"]
+        ]
+        for arm in there
+    }
+    raced = {arm: list(_tuning_losses(results, arm).items()) for arm in there}
+    drawn = []
+    if shown := bands(training):
+        drawn.append(curve_figure(TRAINING, shown, there))
+    if shown := bands(raced):
+        drawn.append(curve_figure(BY_RATE, shown, there, {"type": "log"}))
+    return drawn

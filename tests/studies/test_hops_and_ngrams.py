@@ -1,0 +1,135 @@
+"""The studies of n-grams and of many hops: their models, and what is claimed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_studies import result
+
+from headway.mechanisms import KVShift
+from headway.studies import estimates, hops_study, ngram_study
+from headway.studies.claim_page import render
+from headway.studies.claims import Results, Run, Study, Verdict, findings
+from headway.studies.courses import Course
+from headway.studies.hops_study import HOPS
+from headway.studies.ngram_study import NGRAM
+from headway.studies.running import run_study
+from headway.studies.tuning import FIRST_TUNING_SEED, TEST, TUNING, Tuning
+from headway.tasks.hops import Hops
+from headway.tasks.ngram import NGram
+from headway_settings import StudySettings
+
+SEEDS = 12
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimates, "RESAMPLES", 199)
+
+
+def made(arms: dict[str, dict[str, Any]]) -> Results:
+    """Results of arms: `steps` and `last`, a little different for every seed."""
+    found = []
+    for arm, told in arms.items():
+        for seed in [FIRST_TUNING_SEED, *range(SEEDS)]:
+            stage = TUNING if seed == FIRST_TUNING_SEED else TEST
+            steps = told.get("steps")
+            measures = {
+                "steps": steps and steps + seed % 5 * 10,
+                "last": {k: v + seed % 3 / 500 for k, v in told.get("last", {}).items()},
+                "score": 0.9, "trained": 1_000, "diverged": False, "curve": [0.5, 0.9],
+            }  # fmt: skip
+            run = Run(arm, seed, {"stage": stage, "rate": 0.001})
+            found.append(result(run, **measures))
+    return Results("paper", {}, tuple(found))
+
+
+def verdicts(study: Study, results: Results) -> list[Verdict | None]:
+    return [f.verdict for f in findings(study.claims, results)]
+
+
+def test_n_grams_are_neither_better_nor_worse_within_bounds() -> None:
+    plain = {"plain-1": {"steps": 1000}, "plain-2": {"steps": 500}}
+    same = made(plain | {"kv-shift-1": {"steps": 1005}, "kv-shift-2": {"steps": 495}})
+    assert verdicts(NGRAM, same) == [Verdict.REPRODUCED] * 2
+    assert verdicts(NGRAM, replace(same, size="small")) == [Verdict.NOT_TESTABLE] * 2
+    faster = made(plain | {"kv-shift-1": {"steps": 600}, "kv-shift-2": {"steps": 495}})
+    assert verdicts(NGRAM, faster) == [Verdict.NOT_REPRODUCED, Verdict.REPRODUCED]
+    never = made({"plain-1": {}, "kv-shift-1": {}})
+    assert verdicts(NGRAM, never) == [Verdict.NOT_TESTABLE, None]
+
+
+FAR = {"plain": {"hops_8": 0.95, "hops_16": 0.6}, "kv-shift": {"hops_8": 0.99, "hops_16": 0.97}}
+
+
+@pytest.mark.parametrize(
+    ("changed", "wanted"),
+    [
+        ({}, [Verdict.REPRODUCED] * 3),
+        ({"plain": {"hops_8": 0.95, "hops_16": 0.93}},
+         [Verdict.NOT_REPRODUCED, Verdict.REPRODUCED, Verdict.NOT_REPRODUCED]),
+        ({"kv-shift": {"hops_8": 0.9, "hops_16": 0.5}},
+         [Verdict.REPRODUCED, Verdict.NOT_REPRODUCED, Verdict.NOT_REPRODUCED]),
+        ({"kv-shift": {"hops_8": 0.9, "hops_16": 0.8}},
+         [Verdict.REPRODUCED, Verdict.NOT_REPRODUCED, Verdict.REPRODUCED]),
+    ],
+)  # fmt: skip
+def test_many_hops_are_judged_at_eight_and_sixteen(
+    changed: dict[str, dict[str, float]], wanted: list[Verdict]
+) -> None:
+    arms = {arm: {"last": last} for arm, last in (FAR | changed).items()}
+    assert verdicts(HOPS, made(arms)) == wanted
+
+
+def test_a_small_run_that_asks_for_few_hops_tests_nothing() -> None:
+    last = {f"hops_{k}": 0.9 for k in range(5)}
+    small = replace(made({arm: {"last": last} for arm in FAR}), size="small")
+    assert verdicts(HOPS, small) == [Verdict.NOT_TESTABLE] * 3
+
+
+def test_hops_are_those_of_the_code() -> None:
+    race = hops_study.RACES["paper"]
+    assert race.task == Hops()
+    assert race.batch == 32
+    plain, shifted = (race.arms[arm].config for arm in ("plain", "kv-shift"))
+    assert (plain.num_hidden_layers, plain.hidden_size, plain.num_attention_heads) == (5, 128, 4)
+    assert (plain.position, plain.norm, plain.hidden_act) == ("learned", "layer", "gelu")
+    assert shifted.mechanism_list() == [KVShift()]
+    assert not plain.mechanism_list()
+    assert {"hops_8", "hops_16"} <= set(race.scores)
+
+
+def test_n_grams_are_two_hundred_and_arms_differ_in_the_shift_alone() -> None:
+    race = ngram_study.RACES["paper"]
+    assert isinstance(race.task, NGram)
+    assert race.task.contexts == 200
+    for layers in (1, 2):
+        plain, shifted = (race.arms[f"{a}-{layers}"].config for a in ("plain", "kv-shift"))
+        assert plain.num_hidden_layers == shifted.num_hidden_layers == layers
+        assert shifted.mechanism_list() == [KVShift()]
+        assert plain.to_dict() | {"mechanisms": 0} == shifted.to_dict() | {"mechanisms": 0}
+
+
+@pytest.mark.parametrize("module", [hops_study, ngram_study])
+def test_the_studies_run_and_draw(
+    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = replace(
+        module.RACES["small"],
+        rows=32,
+        batch=4,
+        course=Course(limit=4, every=2, together=2, target=0.99),
+        tuning=Tuning(rates=(0.01,), seeds=1),
+    )
+    monkeypatch.setitem(module.RACES, "small", small)
+    study = HOPS if module is hops_study else NGRAM
+    asked = StudySettings(name=(study.name,), out=tmp_path, device="cpu", seeds=2)
+    results = run_study(study, asked, "typed")
+    assert {r.run.arm for r in results} == set(study.arms)
+    assert set(verdicts(study, results)) == {Verdict.NOT_TESTABLE}
+    page = render(study, results)
+    assert ("over the number of hops" in page) == (study is HOPS)
+    assert ("third tokens" in page) == (study is NGRAM)

@@ -1,0 +1,160 @@
+"""The study `value-stream-lm`: own and crossed forward passes, names, and verdicts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from small_language_models import asked, compared_run, make_tiny, raced
+
+from headway.decoder import HeadwayForCausalLM
+from headway.studies import value_stream_lm
+from headway.studies.claims import Results, Run, Verdict, findings
+from headway.studies.lm_course import Course, Extent
+from headway.studies.lm_names import KNOWN, names_measured, prompts
+from headway.studies.running import run_study
+from headway.studies.tuning import TEST
+from headway.studies.value_stream_lm import ARMS, CLAIMS, EXTENTS, VALUE_STREAM_LM, crossed, look
+from headway.tasks.ioi import PLACES, THINGS, name_scores
+
+PAPER = EXTENTS["paper"]
+NAMES = ("John", "Mary", "Tom", "Lily")
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Documents in which four names stand often."""
+    folder = tmp_path_factory.mktemp("names") / "text"
+    folder.mkdir()
+    for number in range(40):
+        a, b = NAMES[number % 4], NAMES[(number // 4 + number + 1) % 4]
+        place, thing = PLACES[number % len(PLACES)], THINGS[number % len(THINGS)]
+        lines = [
+            f"After {a} and {b} went to the {place}, {a} gave {thing} to {b} {day}."
+            for day in "abc"
+        ]
+        (folder / f"{number}.txt").write_text(" ".join(lines), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Extent:
+    one = replace(make_tiny(monkeypatch, value_stream_lm), vocab_size=600, context=48)
+    monkeypatch.setattr(value_stream_lm, "EXTENTS", {"small": one, "paper": one})
+    return one
+
+
+def run_of(arm: str, seed: int = 0) -> Run:
+    return Run(arm, seed, {"stage": TEST, "rate": 0.01})
+
+
+@pytest.fixture
+def course(tiny: Extent, story: Path, tmp_path: Path) -> Course:
+    return Course(ARMS, tiny, asked(story, tmp_path))
+
+
+def test_prompts_are_made_of_names_that_the_corpus_knows_as_one_token(course: Course) -> None:
+    sample = prompts(course)
+    assert prompts(course) is sample
+    assert len(sample.inputs) >= 200
+    right = sample.targets[sample.scored]
+    assert (course.counts[right] >= KNOWN).all()
+    assert not (right == sample.wrong).any()
+
+
+def test_names_are_scored_in_the_model_that_is_given(course: Course) -> None:
+    model = course.drawn(run_of("plain"))
+    sample = prompts(course)
+    with torch.no_grad():
+        expected = name_scores(model(sample.inputs).logits, sample)["all"]["right"].item()
+    found = names_measured(course, model)
+    assert found["all"]["right"] == pytest.approx(expected, abs=1e-5)
+    assert found["prompts"] == len(sample.inputs)
+
+
+def test_crossed_weights_run_in_the_other_arm(course: Course) -> None:
+    model, streamed = course.drawn(run_of("plain")), course.drawn(run_of("previous"))
+    other = crossed(course, model, run_of("plain"))
+    ids = course.held(run_of("plain"))[:2, :-1]
+    with torch.no_grad():
+        # Arms of a seed have the same weights here, so that crossing gives the stream's model.
+        torch.testing.assert_close(other(ids).logits, streamed(ids).logits)
+        assert not torch.allclose(other(ids).logits, model(ids).logits)
+        back = crossed(course, other, run_of("previous"))
+        torch.testing.assert_close(back(ids).logits, model(ids).logits)
+    found = look(course, model, run_of("plain"))
+    assert found["crossed"]["loss"] == pytest.approx(
+        course.loss(streamed, run_of("plain")), abs=1e-4
+    )
+    assert found["names"] != found["crossed"]["names"]
+    assert "crossed" not in look(course, course.drawn(run_of("first")), run_of("first"))
+
+
+def test_a_corpus_without_names_says_why(tiny: Extent, text: Path, tmp_path: Path) -> None:
+    nameless = Course(ARMS, tiny, asked(text, tmp_path))
+    found = names_measured(nameless, nameless.drawn(run_of("plain")))
+    assert found["prompts"] == 0
+    assert "names" in found["why"]
+
+
+def test_the_study_runs_on_text(tiny: Extent, story: Path, tmp_path: Path) -> None:
+    settings = asked(story, tmp_path, arms=("plain", "previous", "first-learned"))
+    results = run_study(VALUE_STREAM_LM, settings, "headway study value-stream-lm")
+    [plain] = results.of(["plain"], stage=TEST)
+    assert (
+        plain.measures["names"]["all"].keys() == plain.measures["crossed"]["names"]["abba"].keys()
+    )
+    [learned] = results.of(["first-learned"], stage=TEST)
+    assert learned.measures["parameters"] - plain.measures["parameters"] == 2
+    verdicts = [f.verdict for f in findings(CLAIMS, results)]
+    assert verdicts[0] == Verdict.NOT_TESTABLE
+    assert verdicts[-1] == Verdict.REPRODUCED
+
+
+def test_the_paper_size_is_the_released_model(course: Course) -> None:
+    made = replace(course, extent=PAPER).config(ARMS["plain"])
+    assert (made.num_hidden_layers, made.hidden_size, made.num_attention_heads) == (8, 256, 16)
+    model = HeadwayForCausalLM(made)
+    blocks = sum(p.numel() for n, p in model.named_parameters() if "layers" in n)
+    assert blocks == 6_318_080 - 8 * (1024 + 256)  # our perceptrons have no biases
+    assert made.attention_scale == 1.0
+
+
+def made_up(own: dict[str, float], lost: float, losses: dict[str, float]) -> Results:
+    """Results at the paper size: probabilities of the right name, plain's crossed, and losses."""
+    found = []
+    for arm in ARMS:
+        found += raced(arm, {1e-3: 3, 2e-3: 2, 4e-3: 3})
+        for seed, noise in {0: 0.001, 1: -0.001, 2: 0.0}.items():
+            noise = 0.0 if arm == "plain" else noise
+            crossing = {"names": {"all": {"right": lost + noise}}}
+            found.append(
+                compared_run(
+                    arm, 2e-3, seed, loss=losses[arm] + noise, parameters=10, crossed=crossing,
+                    names={"all": {"right": own.get(arm, 0.0) + noise * 2}},
+                )
+            )  # fmt: skip
+    return Results("paper", {}, tuple(found))
+
+
+SAME = dict.fromkeys(ARMS, 3.0)
+
+
+def test_a_difference_that_the_script_makes_is_told_from_one_of_the_stream() -> None:
+    names = {"previous": 0.4, "plain": 0.38}
+    found = [str(f.verdict) for f in findings(CLAIMS, made_up(names, 0.05, SAME))[:3]]
+    assert found == ["partly", "reproduced", "reproduced"]
+    real = {"previous": 0.4, "plain": 0.06}
+    found = [str(f.verdict) for f in findings(CLAIMS, made_up(real, 0.055, SAME))[:3]]
+    assert found == ["reproduced", "reproduced", "partly"]
+
+
+def test_losses_decide_between_the_first_and_the_previous_layer() -> None:
+    better = SAME | {"first": 2.95, "first-half": 2.97, "first-learned": 2.955}
+    found = [str(f.verdict) for f in findings(CLAIMS, made_up({}, 0, better))[3:]]
+    assert found == [
+        "not reproduced", "reproduced", "reproduced", "reproduced", "reproduced", "reproduced",
+        "reproduced",
+    ]  # fmt: skip
