@@ -11,8 +11,9 @@ from small_language_models import asked, compared_run, make_tiny, raced
 
 from headway.mechanisms.selective_attention import SelectiveAttention, Temperature
 from headway.studies import selective_lm
-from headway.studies.claims import Results, Run, Verdict, findings
-from headway.studies.lm_course import Course, Extent
+from headway.studies.claims import Estimate, Results, Run, Verdict, findings
+from headway.studies.lm_claims import LOWER
+from headway.studies.lm_course import Course, Extent, Shape
 from headway.studies.lm_sharpness import Spikiness, Temperatures, operator_norm
 from headway.studies.running import run_study
 from headway.studies.selective_lm import ARMS, CLAIMS, EXTENTS, SELECTIVE_LM
@@ -106,12 +107,16 @@ def test_the_norm_of_a_projection_is_that_of_the_whole_layer(course: Course) -> 
 
 
 def test_the_operator_norm_is_the_mean_over_heads(course: Course) -> None:
-    model = course.drawn(run_of("plain"))
+    shape = Shape(layers=2, width=16, heads=4, kv_heads=2)
+    grouped = replace(course, extent=replace(course.extent, shapes=(shape,)))
+    model = grouped.drawn(run_of("plain"))
     expected = []
     for layer in model.model.layers:
         q, k = layer.self_attn.q_proj.weight.detach(), layer.self_attn.k_proj.weight.detach()
-        for head in (slice(0, 8), slice(8, 16)):
-            expected.append(torch.linalg.svdvals((q[head].T @ k).double())[0].item())
+        for head in range(4):
+            group = head // 2
+            both = q[4 * head : 4 * head + 4].T @ k[4 * group : 4 * group + 4]
+            expected.append(torch.linalg.svdvals(both.double())[0].item())
     assert operator_norm(model) == pytest.approx(sum(expected) / len(expected), rel=1e-5)
 
 
@@ -158,3 +163,18 @@ def test_verdicts_follow_from_results() -> None:
     assert worse[3] == "reproduced"  # keys alone still do not help
     assert worse[10] == "not reproduced"
     assert EXTENTS["paper"].fields == {}
+
+
+@pytest.mark.parametrize(
+    ("ours", "verdict"),
+    [
+        (Estimate(-1, -2, -0.5, 3, p=0.01), Verdict.REPRODUCED),
+        (Estimate(-1, -2, 0.5, 3, p=0.01), Verdict.PARTLY),
+        (Estimate(-1, -2, -0.5, 3, p=0.2), Verdict.PARTLY),
+        (Estimate(1, -2, 4, 3, p=0.01), Verdict.NOT_REPRODUCED),
+    ],
+)
+def test_a_loss_is_lower_with_its_interval_and_its_p_value(
+    ours: Estimate, verdict: Verdict
+) -> None:
+    assert LOWER.judge(ours) == verdict

@@ -64,6 +64,13 @@ def test_prompts_are_made_of_names_that_the_corpus_knows_as_one_token(course: Co
     assert not (right == sample.wrong).any()
 
 
+def test_names_that_the_corpus_hardly_holds_are_left_out(course: Course) -> None:
+    before = set(prompts(course).targets.unique().tolist())
+    rarer = replace(course)
+    rarer.counts[max(before)] = KNOWN - 1
+    assert set(prompts(rarer).targets.unique().tolist()) == before - {max(before)}
+
+
 def test_names_are_scored_in_the_model_that_is_given(course: Course) -> None:
     model = course.drawn(run_of("plain"))
     sample = prompts(course)

@@ -24,7 +24,7 @@ ROWS = 64
 @dataclass
 class Spikiness:
     """Adds up ||s||_1 / (n ||s||_2^2) of rows s of attention over n keys (arXiv 2411.12892,
-    section 5): 1 where attention is even, 1 / n where it is on one token. Call it as a probe of
+    Figure 2): 1 where attention is even, 1 / n where it is on one token. Call it as a probe of
     `headway.decoder.forward_pass`.
 
     Attributes:

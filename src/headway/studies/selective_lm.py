@@ -1,7 +1,7 @@
 """The study `selective-lm`: which temperatures make a better language model, from scratch?
 
-Section 5 of arXiv 2411.12892: queries, keys and values, by the token and by its position, with the
-controls that the paper lacks. Its fine-tuning of published checkpoints is not part of this study.
+The language models of arXiv 2411.12892: queries, keys and values, by the token and by its position,
+with the controls that the paper lacks. Its fine-tuning of published checkpoints is no part of this.
 """
 
 from __future__ import annotations
@@ -186,9 +186,9 @@ CLAIMS = (
     ),
     Claim(
         claim="Shared temperatures add less than 0.5 % of parameters",
-        source=f"{PAPER}, section 3", published=0.005, told="less than 0.5 %", shown=".3%",
-        criterion=at_most(0.005, shown=".1%"), arms=("plain", "qv-both"), estimate=_added_share,
-        sizes=("paper",), seeds=SEEDS,
+        source=f"{PAPER}, shared temperatures", published=0.005, told="less than 0.5 %",
+        shown=".3%", criterion=at_most(0.005, shown=".1%"), arms=("plain", "qv-both"),
+        estimate=_added_share, sizes=("paper",), seeds=SEEDS,
     ),
 )  # fmt: skip
 
@@ -203,7 +203,7 @@ SELECTIVE_LM = Study(
     name="selective-lm",
     claim="Temperatures that follow token and position, on queries and values, make a better "
     "language model with spikier attention.",
-    source=f"{PAPER}, section 5",
+    source=f"{PAPER}, language models",
     published="perplexity of Pythia-160M 26.681 to 26.514, GPT-2 36.503 to 34.618 (second-hand); "
     "spikiness 0.39 to 0.26; operator norms a third; keys alone do not help",
     arms={name: arm.about for name, arm in ARMS.items()},
