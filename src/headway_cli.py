@@ -23,6 +23,8 @@ from typing import Annotated, Any, NamedTuple, Union, cast
 from headway_settings import (
     BenchSettings,
     CompareSettings,
+    CorpusBuildSettings,
+    CorpusRenderSettings,
     EvalSettings,
     ReportSettings,
     RetrofitSettings,
@@ -34,7 +36,7 @@ from headway_settings import (
 
 EXTRAS = frozenset(
     {"tyro", "rich", "plotly", "jinja2", "scipy", "tokenizers", "datasets", "zstandard", "peft"}
-    | {"lm_eval", "accelerate"}
+    | {"lm_eval", "accelerate", "symusic", "soundfile", "sklearn"}
 )
 
 ABOUT = """\
@@ -49,6 +51,7 @@ examples:
   headway sinks gpt2                   which tokens soak up attention, and why
   headway stream my-llama --text book  a long text with a bounded cache
   headway bench host                   what attached mechanisms cost in speed and memory
+  headway corpus build music midi.zip --out runs/piano   tokens of text, music or speech
   headway --version"""
 
 COMPARE = """\
@@ -114,6 +117,29 @@ examples:
   headway stream my-llama --text book.txt --window 1020 --keep 4 --tokens 65536 --out runs/book
   headway stream owner/model --keep auto --device cuda --dtype bfloat16 --json"""
 
+CORPUS = """\
+Turn raw text, music or speech into tokens (`corpus build`), and tokens back (`corpus render`).
+
+examples:
+  headway corpus build --help
+  headway corpus render --help"""
+
+BUILD = """\
+Turn raw files into a folder of tokens, split and checked.
+
+examples:
+  headway corpus build music asap-performances.zip --out runs/piano --transpose 3
+  headway corpus build music maestro --groups maestro/maestro-v3.0.0.csv --out runs/maestro
+  headway corpus build speech kerstin-24khz.zip --out runs/speech
+  headway corpus build text wiki/train.jsonl.xz --tokenizer characters --out runs/characters"""
+
+RENDER = """\
+Turn tokens of a corpus back into music, sound or text.
+
+examples:
+  headway corpus render runs/piano --out first.mid
+  headway corpus render runs/piano --tokens continuation.json --out continuation.mid"""
+
 BENCH = """\
 Measure speed and memory as ratios inside one run, beside their targets.
 
@@ -147,16 +173,19 @@ def _parse(words: Sequence[str]) -> Any:
         not os.environ.get("NO_COLOR") and sys.stderr.isatty()
     )
 
+    inner = list(words[:1]) == ["corpus"]
+    verbs, prog = (CORPUS_VERBS, "headway corpus") if inner else (VERBS, "headway")
+
     def form(verb: Verb) -> Any:
         """The whole text in the verb's own help, its first line in the list of verbs."""
         text = verb.text if verb.name in words else verb.text.partition("\n")[0]
         return Annotated[verb.settings, tyro.conf.subcommand(verb.name, description=text)]
 
     return tyro.cli(
-        cast(Any, Union[tuple(form(verb) for verb in VERBS)]),  # noqa: UP007
-        prog="headway",
-        description=ABOUT,
-        args=words,
+        cast(Any, Union[tuple(form(verb) for verb in verbs)]),  # noqa: UP007
+        prog=prog,
+        description=CORPUS if inner else ABOUT,
+        args=words[1:] if inner else words,
         config=(tyro.conf.PositionalRequiredArgs, tyro.conf.FlagCreatePairsOff),
     )
 
@@ -297,6 +326,28 @@ def _told() -> Iterator[None]:
         logger.setLevel(before)
 
 
+def _corpus_build(settings: CorpusBuildSettings, command: str) -> None:
+    from headway.corpora.build import build
+    from headway.corpora.progress import BuildProgress
+
+    with BuildProgress() as progress:
+        corpus = build(settings, progress)
+    told = corpus.description
+    for split, held in (("train", told.train), ("valid", told.validation), ("test", told.test)):
+        tokens = len(getattr(corpus, "validation" if split == "valid" else split))
+        hours = f", {held.seconds / 3600:.2f} hours" if held.seconds else ""
+        print(f"{split:5} {tokens:>13,} tokens, {held.documents:,} documents{hours}")
+    for skipped in told.skipped:
+        print(f"skipped {skipped.file}: {skipped.reason}")
+    print(f"\nThe corpus: {settings.out}, {corpus.vocab_size} symbols")
+
+
+def _corpus_render(settings: CorpusRenderSettings, command: str) -> None:
+    from headway.corpora.render import render
+
+    print(render(settings))
+
+
 class Verb(NamedTuple):
     """One verb: its settings, its help, and what it does with settings and the command typed."""
 
@@ -315,13 +366,20 @@ VERBS = (
     Verb("stream", StreamSettings, STREAM, _stream),
     Verb("sinks", SinksSettings, SINKS, _sinks),
     Verb("study", StudySettings, STUDY, _study),
+    Verb("corpus", CorpusBuildSettings, CORPUS, _corpus_build),  # listed; its own verbs follow
+)
+CORPUS_VERBS = (
+    Verb("build", CorpusBuildSettings, BUILD, _corpus_build),
+    Verb("render", CorpusRenderSettings, RENDER, _corpus_render),
 )
 
 
 def _perform(settings: Any, command: str) -> int:
     from headway.errors import HeadwayError
 
-    perform = next(verb.perform for verb in VERBS if isinstance(settings, verb.settings))
+    perform = next(
+        verb.perform for verb in (*VERBS, *CORPUS_VERBS) if isinstance(settings, verb.settings)
+    )
     try:
         perform(settings, command)
     except HeadwayError as refusal:
@@ -353,7 +411,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as missing:
         if missing.name not in EXTRAS:
             raise
-        return _refuse(f"the package {missing.name} is missing: pip install {missing.name}")
+        package = {"sklearn": "scikit-learn"}.get(missing.name, missing.name)
+        return _refuse(f"the package {package} is missing: pip install {package}")
     except OSError as failure:
         if failure.errno != errno.ENOSPC:
             raise

@@ -31,7 +31,8 @@ class CompareSettings:
     text: str | None = None
     """File, folder, .jsonl[.xz|.gz|.zst] with a "text" field, or hf:NAME; else Python's sources."""
     tokenizer: str = "bpe"
-    """'bpe' (byte-level, from the training split), 'bytes', or the path of a tokenizer.json."""
+    """'bpe' (byte-level, from the training split), 'bytes', 'characters' (text8's 27), or the path
+    of a tokenizer.json."""
     vocab_size: int = 512
     """Vocabulary of the trained BPE."""
     max_characters: int = 8_000_000
@@ -276,6 +277,68 @@ class StreamSettings:
     """Folder of results.json and of the page report.html."""
     json: bool = False
     """Print the results as JSON on standard output instead of a table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusBuildSettings:
+    """Turn raw files into a folder of tokens, split and checked."""
+
+    kind: Literal["text", "music", "speech"]
+    """What the files hold."""
+    path: str
+    """Folder, .zip archive or file; for text also .jsonl[.xz|.gz|.zst] or hf:NAME."""
+    out: Path = Path("runs/corpus")
+    """New folder of the corpus; the same command continues an interrupted build."""
+    workers: int | None = None
+    """Processes (default: one a core; one alone where the files are small)."""
+    max_skipped: float = 0.05
+    """Share of files that may be skipped, being damaged or hostile; more refuse the corpus."""
+    group_by: Literal["file", "folder", "top"] | None = None
+    """What is never divided between splits: a file (default for speech), a folder (default for
+    music: a piece) or a folder of the first level (in LibriSpeech: a speaker)."""
+    groups: Path | None = None
+    """CSV file with columns file and group, or MAESTRO's own table, that says it instead."""
+
+    tokenizer: str = "bpe"
+    """Text: 'bpe' (byte-level, from the training split), 'bytes', 'characters' (text8's 27), or the
+    path of a tokenizer.json."""
+    vocab_size: int = 32_768
+    """Text: vocabulary of the trained BPE."""
+    max_characters: int = 1_000_000_000
+    """Text: read at most this much (whole documents); it is held in memory."""
+
+    transpose: int = 0
+    """Music: training performances also stand up to so many semitones higher and lower."""
+    tempos: tuple[float, ...] = ()
+    """Music: they also stand at these speeds (1.05 is 5 % faster)."""
+
+    codec: Literal["mel", "mu-law", "encodec"] = "mel"
+    """Speech: a quantiser of log-mel frames learned here (75 tokens a second), samples of 8 bits,
+    or EnCodec's coarsest codebook (75 a second; needs its weights)."""
+    codes: int = 1024
+    """Speech: entries of the quantiser."""
+    sample_rate: int | None = None
+    """Speech: samples a second, to which files are resampled (default: 24000 for mel, 16000 for
+    mu-law)."""
+    weights: str = "facebook/encodec_24khz"
+    """Speech: folder or hub id of EnCodec."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusRenderSettings:
+    """Turn tokens of a corpus back into music, sound or text."""
+
+    folder: Path
+    """Folder of the corpus."""
+    out: Path | None = None
+    """File to write: .mid for music, .wav for speech, .txt for text (default: the split and the
+    number, here)."""
+    split: Literal["train", "validation", "test"] = "validation"
+    """Where the document is."""
+    number: int = 0
+    """Which document, counted from 0."""
+    tokens: Path | None = None
+    """JSON list of token ids to render instead, such as a model's continuation."""
 
 
 @dataclass(frozen=True, kw_only=True)

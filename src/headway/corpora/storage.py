@@ -50,15 +50,17 @@ def write_file(path: Path, *parts: bytes | memoryview) -> None:
         os.fsync(file.fileno())
 
 
-def write_array(path: Path, array: np.ndarray[Any, Any]) -> None:
-    """Write `array` as .npy.
+def write_array(path: Path, *pieces: np.ndarray[Any, Any]) -> None:
+    """Write `pieces`, of one type and each of one dimension, joined as one .npy.
 
     The numbers go through the file object, because ndarray.tofile loses the reason of a failure.
     """
-    array = np.ascontiguousarray(array)
+    pieces = tuple(map(np.ascontiguousarray, pieces))
+    fields = np.lib.format.header_data_from_array_1_0(pieces[0])
+    fields["shape"] = (sum(map(len, pieces)),)
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-    write_file(path, header.getvalue(), array.data)
+    np.lib.format.write_array_header_1_0(header, fields)
+    write_file(path, header.getvalue(), *(piece.data for piece in pieces))
 
 
 def read_array(path: Path) -> np.ndarray[Any, Any]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 
 from headway.corpora.formats import TEXT_SUFFIXES, bare_suffix, file_documents, text_of
 from headway.corpora.optional import optional_package
 from headway.corpora.streams import read_text
 from headway.errors import HeadwayError
+
+FileRead = Callable[[str, str | None], None]
 
 _HUB = "hf:"
 _NOT_LIBRARY = frozenset(
@@ -20,7 +22,9 @@ _NOT_LIBRARY = frozenset(
 _TOPICS = "pydoc_data"  # read as topics, so not once more as source
 
 
-def read_documents(source: str | None, max_characters: int) -> list[str]:
+def read_documents(
+    source: str | None, max_characters: int, told: FileRead | None = None
+) -> list[str]:
     """Read whole documents from `source` until the next one would pass `max_characters`.
 
     source          documents
@@ -35,6 +39,9 @@ def read_documents(source: str | None, max_characters: int) -> list[str]:
                     the folder are left out
     hf:NAME         `text` of the train split of that data set, streamed from the Hugging Face hub
 
+    Each file of a folder that was read is told to `told`, if there is one, with the reason why it
+    had to be left out or None; without it, such a file is an error.
+
     Files may end in .xz, .gz or .zst besides. Blank documents are left out. Memory is bounded by
     the documents that are returned and the longest one, however large the file.
 
@@ -43,7 +50,7 @@ def read_documents(source: str | None, max_characters: int) -> list[str]:
     """
     if max_characters < 1:
         raise HeadwayError(f"max_characters={max_characters}: at least 1 is accepted")
-    stream = (document for document in _documents(source) if document.strip())
+    stream = (document for document in _documents(source, told) if document.strip())
     first = next(stream, None)
     if first is None:
         raise HeadwayError(f"text={source!r} is empty; a source that holds text is accepted")
@@ -65,14 +72,28 @@ def _until(documents: Iterator[str], max_characters: int) -> Iterator[str]:
         yield document
 
 
-def _documents(source: str | None) -> Iterator[str]:
+def _documents(source: str | None, told: FileRead | None) -> Iterator[str]:
     if source is None:
         return _python_documents()
     if source.startswith(_HUB):
         return _hub_documents(source.removeprefix(_HUB))
     if os.path.isdir(source):
-        return chain.from_iterable(map(file_documents, _folder_files(source)))
+        return _folder_documents(source, told)
     return file_documents(source)
+
+
+def _folder_documents(folder: str, told: FileRead | None) -> Iterator[str]:
+    for path in _folder_files(folder):
+        if told is None:
+            yield from file_documents(path)
+            continue
+        try:
+            whole = list(file_documents(path))
+        except HeadwayError as error:
+            told(path, str(error))
+        else:
+            yield from whole
+            told(path, None)
 
 
 def _python_documents() -> Iterator[str]:

@@ -17,6 +17,9 @@ END_OF_TEXT = "<|endoftext|>"
 _ENDS = (END_OF_TEXT, "</s>", "<eos>", "[SEP]")
 _BYTES = 256
 _FILE = "tokenizer.json"
+_TEXT8 = " abcdefghijklmnopqrstuvwxyz"
+_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_DIGITS = {str(digit): name for digit, name in enumerate(_NAMES)}
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -49,6 +52,8 @@ def load_tokenizer(spec: str, texts: Iterable[str], vocab_size: int) -> Tokenize
 
     'bpe'      trained on `texts` with `vocab_size` tokens
     'bytes'    token 0 is END_OF_TEXT, token b + 1 is byte b
+    'characters'  text8's: token 0 is the space, 1 to 26 are a to z, 27 is END_OF_TEXT; letters
+               become small, digits are spelled out, all else becomes one space
     a path     of a tokenizer.json or of a folder that holds one
 
     Only 'bpe' reads `texts` and `vocab_size`. Texts are encoded whole: truncation and padding that
@@ -60,6 +65,8 @@ def load_tokenizer(spec: str, texts: Iterable[str], vocab_size: int) -> Tokenize
         tokenizer = train_bpe(texts, vocab_size)
     elif spec == "bytes":
         tokenizer = _byte_tokenizer()
+    elif spec == "characters":
+        tokenizer = _character_tokenizer()
     else:
         tokenizer = _tokenizer_of_file(spec)
     tokenizer.no_truncation()
@@ -102,6 +109,24 @@ def _byte_tokenizer() -> Tokenizer:
     return tokenizer
 
 
+def _character_tokenizer() -> Tokenizer:
+    """The alphabet of text8 (Mahoney's wikifil.pl) as a BPE without merges."""
+    library = _library()
+    vocabulary = {character: number for number, character in enumerate((*_TEXT8, END_OF_TEXT))}
+    tokenizer: Tokenizer = library.Tokenizer(library.models.BPE(vocab=vocabulary, merges=[]))
+    normalizers = library.normalizers
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.Lowercase(),
+            *(normalizers.Replace(digit, f" {name} ") for digit, name in _DIGITS.items()),
+            normalizers.Replace(library.Regex("[^a-z]+"), " "),
+        ]
+    )
+    tokenizer.decoder = library.decoders.Fuse()
+    tokenizer.add_special_tokens([END_OF_TEXT])
+    return tokenizer
+
+
 def _byte_characters() -> list[str]:
     """The character that byte-level BPE writes for each byte 0..255: itself where it is visible."""
     visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
@@ -117,8 +142,8 @@ def _tokenizer_of_file(path: str) -> Tokenizer:
             content = file.read()
     except OSError as error:
         raise HeadwayError(
-            f"tokenizer={path!r} cannot be read ({error.strerror}); 'bpe', 'bytes' or the path "
-            f"of a {_FILE} is accepted"
+            f"tokenizer={path!r} cannot be read ({error.strerror}); 'bpe', 'bytes', 'characters' "
+            f"or the path of a {_FILE} is accepted"
         ) from error
     try:
         tokenizer: Tokenizer = _library().Tokenizer.from_buffer(content)

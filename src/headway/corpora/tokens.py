@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from platform import python_version
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,12 +23,13 @@ from headway.corpora.storage import (
     write_file,
     write_json,
 )
-from headway.corpora.text import read_documents
+from headway.corpora.text import FileRead, read_documents
 from headway.corpora.tokenizer import end_of_text, load_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+Integers = np.ndarray[Any, np.dtype[np.integer[Any]]]
 Tokens = np.ndarray[Any, np.dtype[np.unsignedinteger[Any]]]
 
 _MANIFEST, _TOKENIZER = "corpus.json", "tokenizer.json"
@@ -40,8 +42,19 @@ class SplitDescription:
 
     documents: int
     characters: int
+    """Of text; 0 where the documents are none."""
     sha256: str
     """Of the tokens, as little-endian integers of the array's type."""
+    seconds: float = 0.0
+    """Of music or speech; 0 for text."""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that is not in the corpus, and why."""
+
+    file: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,11 @@ class CorpusDescription:
     train: SplitDescription
     validation: SplitDescription
     test: SplitDescription
+    kind: str = "text"
+    """'text', 'music' or 'speech'."""
+    code: Mapping[str, Any] = field(default_factory=dict)
+    """What turns tokens back into music or sound, beside the tokenizer."""
+    skipped: tuple[Skipped, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,18 +94,14 @@ class TokenCorpus:
         Raises HeadwayError when `folder` exists and is not empty, or cannot be written (no space,
         no permission).
         """
-        tokenizer = self.tokenizer_json.encode()
-        manifest = {
-            "vocab_size": self.vocab_size,
-            "eot": self.eot,
-            "tokenizer_sha256": hashlib.sha256(tokenizer).hexdigest(),
-            "description": asdict(self.description),
-        }
-        with new_folder(Path(folder)) as unfinished:
-            for split in SPLITS:
-                write_array(unfinished / f"{split}.npy", getattr(self, split))
-            write_file(unfinished / _TOKENIZER, tokenizer)
-            write_json(unfinished / _MANIFEST, manifest)
+        write_corpus(
+            Path(folder),
+            {split: [getattr(self, split)] for split in SPLITS},
+            self.vocab_size,
+            self.eot,
+            self.tokenizer_json,
+            self.description,
+        )
 
     @classmethod
     def load(cls, folder: str | Path) -> TokenCorpus:
@@ -107,24 +121,67 @@ class TokenCorpus:
             vocab_size=manifest["vocab_size"],
             eot=manifest["eot"],
             tokenizer_json=tokenizer.decode(),
-            description=CorpusDescription(source=description["source"], **splits),
+            description=CorpusDescription(
+                source=description["source"],
+                train=splits["train"],
+                validation=splits["validation"],
+                test=splits["test"],
+                kind=description.get("kind", "text"),
+                code=description.get("code", {}),
+                skipped=tuple(Skipped(**skipped) for skipped in description.get("skipped", ())),
+            ),
         )
 
 
+def write_corpus(
+    folder: Path,
+    splits: Mapping[SplitName, Sequence[Tokens]],
+    vocab_size: int,
+    eot: int,
+    tokenizer_json: str,
+    description: CorpusDescription,
+    files: Mapping[str, bytes] = MappingProxyType({}),
+) -> None:
+    """Write a corpus as `TokenCorpus.load` reads it, each split joined from arrays as they come.
+
+    `files` are written beside, under their names. Errors as `TokenCorpus.save`.
+    """
+    tokenizer = tokenizer_json.encode()
+    manifest = {
+        "vocab_size": vocab_size,
+        "eot": eot,
+        "tokenizer_sha256": hashlib.sha256(tokenizer).hexdigest(),
+        "description": asdict(description),
+    }
+    with new_folder(folder) as unfinished:
+        for split, pieces in splits.items():
+            write_array(unfinished / f"{split}.npy", *pieces)
+        write_file(unfinished / _TOKENIZER, tokenizer)
+        for name, content in files.items():
+            write_file(unfinished / name, content)
+        write_json(unfinished / _MANIFEST, manifest)
+
+
 def build_corpus(
-    source: str | None, tokenizer: str, vocab_size: int, max_characters: int
+    source: str | None,
+    tokenizer: str,
+    vocab_size: int,
+    max_characters: int,
+    told: FileRead | None = None,
 ) -> TokenCorpus:
     """Read `source`, split it by document, tokenise it; a tokenizer is trained on `train` alone.
 
     The arguments are those of `read_documents` and `load_tokenizer`, and so are the errors;
     fewer than three different documents raise HeadwayError too. Same arguments, same corpus.
     """
-    splits = split_documents(read_documents(source, max_characters))
+    splits = split_documents(read_documents(source, max_characters, told))
     encoder = load_tokenizer(tokenizer, splits["train"], vocab_size)
     eot = end_of_text(encoder)
     size = 1 + max(encoder.get_vocab(with_added_tokens=True).values())
     tokens = {split: _encode(encoder, splits[split], eot, size) for split in SPLITS}
-    descriptions = {split: _describe(splits[split], tokens[split]) for split in SPLITS}
+    descriptions: dict[str, Any] = {
+        split: _describe(splits[split], tokens[split]) for split in SPLITS
+    }
     name = source or f"documentation and standard library of Python {python_version()}"
     return TokenCorpus(
         **tokens,
@@ -161,16 +218,20 @@ def _batches(documents: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _describe(documents: Sequence[str], tokens: Tokens) -> SplitDescription:
-    return SplitDescription(len(documents), sum(map(len, documents)), _hash(tokens))
+    return SplitDescription(len(documents), sum(map(len, documents)), hash_tokens(tokens))
 
 
-def _hash(tokens: Tokens) -> str:
-    return hashlib.sha256(tokens.data).hexdigest()
+def hash_tokens(*pieces: Tokens) -> str:
+    """The sha256 of arrays of tokens as if they were joined."""
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece.data)
+    return digest.hexdigest()
 
 
 def _load_split(folder: Path, split: SplitName, sha256: str) -> Tokens:
     path = folder / f"{split}.npy"
     tokens = read_array(path)
-    if tokens.dtype.str not in ("<u2", "<u4") or tokens.ndim != 1 or _hash(tokens) != sha256:
+    if tokens.dtype.str not in ("<u2", "<u4") or tokens.ndim != 1 or hash_tokens(tokens) != sha256:
         raise damaged(path)
     return tokens
