@@ -20,6 +20,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NamedTuple, Union, cast
 
+from headway_help import (
+    ABOUT,
+    BENCH,
+    BUILD,
+    COMPARE,
+    CORPUS,
+    EVAL,
+    RENDER,
+    REPORT,
+    RETROFIT,
+    SINKS,
+    STREAM,
+    STUDY,
+)
 from headway_settings import (
     BenchSettings,
     CompareSettings,
@@ -38,122 +52,6 @@ EXTRAS = frozenset(
     {"tyro", "rich", "plotly", "jinja2", "scipy", "tokenizers", "datasets", "zstandard", "peft"}
     | {"lm_eval", "accelerate", "symusic", "soundfile", "sklearn"}
 )
-
-ABOUT = """\
-Headway puts better attention into language models and shows what it changed.
-
-examples:
-  headway compare                      the demo: six arms on Python's own sources
-  headway compare --arms vanilla kv_shift --text wiki.jsonl.xz --out runs/wiki
-  headway report runs/wiki             the table and the page of that run again
-  headway retrofit my-llama --mechanisms selective --text wiki.jsonl.xz
-  headway eval gpt2 --tasks wikitext   tasks of lm-eval, with mechanisms or without
-  headway sinks gpt2                   which tokens soak up attention, and why
-  headway stream my-llama --text book  a long text with a bounded cache
-  headway bench host                   what attached mechanisms cost in speed and memory
-  headway corpus build music midi.zip --out runs/piano   tokens of text, music or speech
-  headway --version"""
-
-COMPARE = """\
-Train a small language model with and without mechanisms; report the paired differences.
-
-examples:
-  headway compare
-  headway compare --arms vanilla kv_shift --text wiki.jsonl.xz --seeds 3 --steps 400 --out runs/wiki
-  headway compare --arms vanilla kv_shift+selective --match parameters --out runs/matched
-  headway compare --arms arms.json --device cuda --dtype bfloat16 --json"""
-
-REPORT = """\
-Draw the table and the page again from the results of an earlier comparison.
-
-examples:
-  headway report runs/wiki
-  headway report runs/wiki --format markdown"""
-
-RETROFIT = """\
-Fine-tune a trained model with and without mechanisms; report the paired perplexities.
-
-examples:
-  headway retrofit my-llama --mechanisms selective --text wiki.jsonl.xz --steps 500 --out runs/fit
-  headway retrofit my-llama --mechanisms kv_shift+selective --train mechanism --text notes
-  headway retrofit owner/model --train lora --text wiki.jsonl.xz --device cuda --dtype bfloat16
-  headway retrofit my-llama --mechanisms mine.json --seeds 5 --json"""
-
-EVAL = """\
-Ask a model the tasks of lm-eval, or measure its perplexity on a text of your own.
-
-examples:
-  headway eval gpt2 --tasks wikitext lambada_openai --out runs/gpt2
-  headway eval gpt2 --mechanisms runs/shifted --tasks "blimp_*" --limit 100
-  headway eval runs/model --offline-text wiki.jsonl.xz --json
-  headway eval runs/model --include-path my_tasks --tasks my_task"""
-
-
-STUDY = """\
-Rerun the test of a published claim; results are files that a rerun extends.
-
-examples:
-  headway study --list
-  headway study amicl
-  headway study sinks
-  headway study sinks --arms rope learned --text wiki.jsonl.xz --out runs/sinks
-  headway study sinks --size paper --device cuda --dtype bfloat16 --compile --text wiki.jsonl.xz"""
-
-SINKS = """\
-Find the tokens that soak up a model's attention, and why the model chose them.
-
-examples:
-  headway sinks gpt2
-  headway sinks runs/model --text wiki.jsonl.xz --tokens 256 --out runs/sinks
-  headway sinks google-bert/bert-base-uncased --bos no --no-battery
-  headway sinks owner/model --device cuda --dtype bfloat16 --json"""
-
-
-STREAM = """\
-Read a long text with waivers and a window, beside a full cache, a window alone and others.
-
-examples:
-  headway stream my-llama --text book.txt
-  headway stream my-llama --text book.txt --window 1020 --keep 4 --tokens 65536 --out runs/book
-  headway stream owner/model --keep auto --device cuda --dtype bfloat16 --json"""
-
-CORPUS = """\
-Turn raw text, music or speech into tokens (`corpus build`), and tokens back (`corpus render`).
-
-examples:
-  headway corpus build --help
-  headway corpus render --help"""
-
-BUILD = """\
-Turn raw files into a folder of tokens, split and checked.
-
-examples:
-  headway corpus build music asap-performances.zip --out runs/piano --transpose 3
-  headway corpus build music maestro --groups maestro/maestro-v3.0.0.csv --out runs/maestro
-  headway corpus build speech kerstin-24khz.zip --out runs/speech
-  headway corpus build text wiki/train.jsonl.xz --tokenizer characters --out runs/characters"""
-
-RENDER = """\
-Turn tokens of a corpus back into music, sound or text.
-
-examples:
-  headway corpus render runs/piano --out first.mid
-  headway corpus render runs/piano --tokens continuation.json --out continuation.mid"""
-
-BENCH = """\
-Measure speed and memory as ratios inside one run, beside their targets.
-
-examples:
-  headway bench host
-  headway bench host --small --eager
-  headway bench host --only decode
-  headway bench train --only mechanisms llama
-  headway bench peers
-  headway bench prologue
-  headway bench received
-  headway bench ensemble
-  headway bench sinks
-  headway bench host --json"""
 
 
 class _Terminated(KeyboardInterrupt):
