@@ -114,7 +114,7 @@ def test_the_name_of_the_added_arm_is_taken(refused, tmp_path):
         ({"max_characters": 10}, ["max_characters=10", "at least as many are accepted"]),
         ({"vocab_size": 0}, ["vocab_size: 0", "1 and more"]),
         ({"tokenizer": "bpe", "vocab_size": 100}, ["vocab_size=100", "at least 257"]),
-        ({"tokenizer": "bites"}, ["tokenizer='bites'", "'bpe', 'bytes' or the path"]),
+        ({"tokenizer": "bites"}, ["tokenizer='bites'", "'bpe', 'bytes', 'characters' or the path"]),
         ({"learning_rate": 0}, ["learning_rate: 0.0", "above 0"]),
         ({"learning_rate": "nan"}, ["learning_rate: nan", "above 0"]),
         ({"learning_rate": "inf"}, ["learning_rate: inf", "above 0"]),
