@@ -49,7 +49,12 @@ def encode_corpus(
         vocab_size=vocab_size,
         eot=eot,
         tokenizer_json="" if backend is None else backend.to_str(),
-        description=CorpusDescription(source=source or "the sources of Python", **described),
+        description=CorpusDescription(
+            source or "the sources of Python",
+            described["train"],
+            described["validation"],
+            described["test"],
+        ),
     )
 
 
