@@ -17,6 +17,7 @@ from headway.decoder.forward_pass import ForwardPass, Probe, start_pass
 from headway.decoder.generation import HeadwayGeneration
 from headway.decoder.head_loss import causal_lm_loss
 from headway.decoder.norms import make_norm
+from headway.decoder.projection import untouched
 from headway.errors import HeadwayError
 from headway.mechanisms.attention_residual import DepthRead
 from headway.mechanisms.base import Learned, Place
@@ -297,10 +298,7 @@ class HeadwayForCausalLM(HeadwayGeneration, HeadwayPreTrainedModel, GenerationMi
 
     def _fuses_the_loss(self) -> bool:
         """Whether head and loss are what they were built as: no adapter, hook or other loss."""
-        head = self.lm_head
-        untouched = type(head) is nn.Linear and "forward" not in vars(head)
-        hooked = head._forward_hooks or head._forward_pre_hooks or head._backward_hooks
-        return untouched and not hooked and self.loss_function is ForCausalLMLoss
+        return untouched(self.lm_head) and self.loss_function is ForCausalLMLoss
 
     @staticmethod
     def create_masks_for_generate(**kwargs: Any) -> None:

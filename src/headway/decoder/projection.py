@@ -21,8 +21,19 @@ def in_one_piece(linears: Sequence[nn.Linear], x: Tensor) -> Tensor | None:
 
 def mergeable(linears: Sequence[nn.Linear]) -> bool:
     """Whether nothing but their own product happens in these layers; with biases all or none."""
-    plain = all(type(linear) is nn.Linear and not _watched(linear) for linear in linears)
+    plain = all(untouched(linear) for linear in linears)
     return plain and len({linear.bias is None for linear in linears}) == 1
+
+
+def untouched(module: nn.Module) -> bool:
+    """Whether it is a linear layer as it was built: no adapter, no hook, no other forward."""
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    return type(module) is nn.Linear and not any(hooks) and "forward" not in vars(module)
 
 
 def merged(linears: Sequence[nn.Linear], x: Tensor) -> Tensor:
@@ -30,13 +41,3 @@ def merged(linears: Sequence[nn.Linear], x: Tensor) -> Tensor:
     weights: list[Tensor] = [linear.weight for linear in linears]
     biases: list[Tensor] = [linear.bias for linear in linears if linear.bias is not None]
     return F.linear(x, torch.cat(weights), torch.cat(biases) if biases else None)
-
-
-def _watched(module: nn.Module) -> bool:
-    hooks = (
-        module._forward_hooks,
-        module._forward_pre_hooks,
-        module._backward_hooks,
-        module._backward_pre_hooks,
-    )
-    return any(hooks) or "forward" in vars(module)
