@@ -7,6 +7,7 @@ from torch import nn
 from headway import HeadwayConfig, HeadwayForCausalLM, KVShift
 from headway.decoder import attention, block
 from headway.decoder.projection import in_one_piece, mergeable, merged
+from headway.ops.swiglu import gated_linear
 
 
 def layers(bias=False, widths=(4, 6)):
@@ -72,3 +73,47 @@ def test_a_model_with_merged_projections_is_the_same(mechanisms, options, monkey
     pairs = zip(*(torch.autograd.grad(x, parameters) for x in (found, expected)), strict=True)
     for ours, theirs in pairs:
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
+
+
+def test_values_alone_do_not_keep_all_three(monkeypatch):
+    """What the backward keeps of a projection are rotated copies and the values' own memory."""
+    torch.manual_seed(0)
+    config = HeadwayConfig(vocab_size=30, hidden_size=16, num_attention_heads=4)
+    model, ids = HeadwayForCausalLM(config), torch.randint(30, (2, 6))
+    monkeypatch.setattr(attention, "in_one_piece", merged)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        model(ids, labels=ids)
+    heads = [x for x in kept if x.dim() == 4 and x.shape[-1] == config.head_dim]
+    assert heads
+    whole = 3 * ids.numel() * config.hidden_size * 4
+    assert all(x.untyped_storage().nbytes() < whole for x in heads)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_in_the_feed_forward(compiled, monkeypatch):
+    layer = block.FeedForward(HeadwayConfig(hidden_size=16, num_attention_heads=4)).double()
+    x = torch.randn(2, 5, layer.down_proj.out_features, dtype=torch.float64)
+    expected = layer(x)
+    wanted = torch.autograd.grad(expected.sin().sum(), list(layer.parameters()))
+    monkeypatch.setattr(block, "in_one_piece", merged)
+    layer.choice = "triton"
+    called = []
+    monkeypatch.setattr(
+        block, "gated_linear", lambda *args: called.append(1) or gated_linear(*args)
+    )
+    function = torch.compile(layer, fullgraph=True, backend="aot_eager") if compiled else layer
+    found = function(x)
+    assert called
+    torch.testing.assert_close(found, expected)
+    gradients = torch.autograd.grad(found.sin().sum(), list(layer.parameters()))
+    torch.testing.assert_close(gradients, wanted)
+
+
+def test_an_adapter_around_the_last_product_is_heard(monkeypatch):
+    layer = block.FeedForward(HeadwayConfig(hidden_size=16, num_attention_heads=4))
+    x = torch.randn(2, 5, layer.down_proj.out_features)
+    monkeypatch.setattr(block, "in_one_piece", merged)
+    layer.choice = "triton"
+    layer.down_proj.register_forward_hook(lambda module, args, out: 0 * out)
+    assert not layer(x).any()

@@ -60,7 +60,8 @@ class Problem:
         self.positions = (torch.arange(length, device="cuda") % 700).expand(2, length)
         angles = 6 * torch.rand(1, length, width // 2, device="cuda")
         angles = torch.cat([angles, angles], dim=-1)
-        self.cos, self.sin = angles.cos(), angles.sin()
+        # The dtype's own: rounding them is no error of anybody's.
+        self.cos, self.sin = (x.to(dtype).float() for x in (angles.cos(), angles.sin()))
 
     def solved(self, kind, weights):
         dtype = torch.float64 if kind == "exact" else self.dtype

@@ -42,7 +42,7 @@ M350 = replace(
 SMALL_DECODER = replace(SMALL, num_hidden_layers=6, num_key_value_heads=8)
 
 PLAIN = "plain"
-UPDATES = 2
+UPDATES = 4
 """In a round; a GPU waits for the host at the start of the first alone, as in training."""
 THREE = (ResidualStream(), KVShift(), SelectiveAttention())
 DEPTH_READ = LayerShortcut(taps="all", features="none", reach="token", mode="replace")

@@ -68,6 +68,9 @@ class Attention(nn.Module):
             q, k, v, raw = self._fused(self.fused, raw, whole, ctx, run)
         else:
             q, k, v = run.rotate(*self.mechanisms.prologue(raw, ctx, self.q_norm, self.k_norm))
+            if whole is not None and v is raw.v and q is not raw.q:
+                # A view would keep all three alive until the backward, for a third of them.
+                v = v.transpose(1, 2).contiguous().transpose(1, 2)
         out, lse = run.attend(q, k, v, self.layer_idx, self.mechanisms.needs_lse)
         out = self.mechanisms.epilogue(out, lse, ctx)
         return self.o_proj(out.transpose(1, 2).flatten(2)), streams.push(raw)
@@ -80,7 +83,8 @@ class Attention(nn.Module):
             return None, QKV(*(self._heads(linear(x)) for linear in linears))
         whole = whole.unflatten(-1, (-1, self.head_dim))
         counts = [linear.out_features // self.head_dim for linear in linears]
-        return whole, QKV(*whole.transpose(1, 2).split(counts, dim=1))
+        # Split token by token: so the gradients are put together as the product reads them.
+        return whole, QKV(*(x.transpose(1, 2) for x in whole.split(counts, dim=2)))
 
     def _fused(
         self, fused: FusedPrologue, raw: QKV, whole: Tensor | None, ctx: Context, run: ForwardPass

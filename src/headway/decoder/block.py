@@ -12,12 +12,14 @@ from headway.decoder.attention import Attention
 from headway.decoder.configuration import HeadwayConfig
 from headway.decoder.forward_pass import ForwardPass
 from headway.decoder.norms import make_norm
-from headway.decoder.projection import in_one_piece
-from headway.decoder.recompute import recomputed
+from headway.decoder.projection import in_one_piece, untouched
+from headway.decoder.recompute import recomputed, transformed
 from headway.mechanisms.attention_residual import DepthRead
 from headway.mechanisms.base import Mechanism, Place
 from headway.mechanisms.context import Streams
 from headway.mechanisms.layer_shortcut import ShortcutAttention
+from headway.ops.choice import ops_choice, takes_kernel
+from headway.ops.swiglu import gated_linear
 
 
 class Depth(NamedTuple):
@@ -61,6 +63,7 @@ class FeedForward(nn.Module):
         self.gate_proj = nn.Linear(size, width, bias=False) if config.hidden_act == "silu" else None
         self.up_proj = nn.Linear(size, width, bias=False)
         self.down_proj = nn.Linear(width, size, bias=False)
+        self.choice = ops_choice()
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, T, C)` to the update of that shape."""
@@ -68,8 +71,11 @@ class FeedForward(nn.Module):
             update: Tensor = self.down_proj(nn.functional.gelu(self.up_proj(x)))
             return update
         both = in_one_piece([self.gate_proj, self.up_proj], x)
-        gate, up = (self.gate_proj(x), self.up_proj(x)) if both is None else both.chunk(2, dim=-1)
-        return recomputed(self._gated, gate, up)
+        if both is None:
+            return recomputed(self._gated, self.gate_proj(x), self.up_proj(x))
+        if takes_kernel(x, self.choice) and untouched(self.down_proj) and not transformed():
+            return gated_linear(both, self.down_proj.weight)
+        return recomputed(self._gated, *both.chunk(2, dim=-1))
 
     def _gated(self, gate: Tensor, up: Tensor) -> Tensor:
         update: Tensor = self.down_proj(nn.functional.silu(gate) * up)

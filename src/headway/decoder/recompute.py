@@ -18,9 +18,12 @@ def recomputed(function: Callable[..., Tensor], *args: Tensor) -> Tensor:
         function: without random numbers.
         args: what is kept.
     """
-    # torch.func has its own gradients, and no checkpoints.
-    transformed = torch._C._are_functorch_transforms_active()
-    if transformed or not (torch.compiler.is_compiling() and torch.is_grad_enabled()):
+    if transformed() or not (torch.compiler.is_compiling() and torch.is_grad_enabled()):
         return function(*args)
     out: Tensor = checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
     return out
+
+
+def transformed() -> bool:
+    """Whether torch.func is at work, which has its own gradients, and no checkpoints."""
+    return torch._C._are_functorch_transforms_active()
