@@ -50,7 +50,6 @@ class _GatedLinear(torch.autograd.Function):
         return F.linear(_product(both), weight)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         both, weight = ctx.saved_tensors
         d_both, product = _swiglu_backward(grad @ weight, both)
