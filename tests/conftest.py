@@ -5,11 +5,17 @@ import os
 import torch
 from hypothesis import settings
 
+# No test asks the network; the hub's client reads this when it is imported.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 torch.set_num_threads(1)
 
 # Without a GPU the kernels run in Triton's interpreter, which reads this when it is imported.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+# Nothing that one test builds is found by another, or by who runs the tests.
+os.environ["HEADWAY_CACHE"] = ""
 
 # Where CI is set, Hypothesis draws the same examples in every run; elsewhere new ones.
 settings.register_profile("headway", parent=settings(), deadline=None)
