@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from headway import HeadwayConfig, HeadwayForCausalLM, KVShift, ResidualStream, SelectiveAttention
+from headway.decoder import attention
+from headway.decoder.projection import merged
 from headway.mechanisms.fused import FusedPrologue
 
 pytest.importorskip("triton")
@@ -20,11 +22,10 @@ def model_of(mechanisms, **options):
     config = HeadwayConfig(
         vocab_size=40,
         hidden_size=32,
-        num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
         mechanisms=mechanisms,
-        **options,
+        **{"num_hidden_layers": 2} | options,
     )
     model = HeadwayForCausalLM(config).to(DEVICE)
     with torch.no_grad():
@@ -63,6 +64,28 @@ def test_both_paths_give_the_same(mechanisms, options, monkeypatch):
             )  # fmt: skip
         assert torch.equal(written, static)
         seen.append((out.loss, logits, written, *grads))
+    for ours, theirs in zip(*seen, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_values_are_handed_on_without_a_copy(compiled, monkeypatch):
+    """Those that a layer hands on lie where it projected them, and their gradient finds back."""
+    torch.manual_seed(1)
+    ids, seen = torch.randint(40, (1, 3), device=DEVICE), []
+    for choice in ("reference", "triton"):
+        monkeypatch.setenv("HEADWAY_OPS", choice)
+        model = model_of([ResidualStream(), KVShift()], num_hidden_layers=3)
+        if choice == "triton":
+            monkeypatch.setattr(attention, "in_one_piece", merged)
+        first, handed = model.model.layers[0], []
+        first.register_forward_hook(lambda layer, args, out, kept=handed: kept.append(out[1]))
+        called = torch.compile(model, fullgraph=True, backend="aot_eager") if compiled else model
+        loss = called(ids, labels=ids).loss
+        seen.append((loss, *torch.autograd.grad(loss, list(model.parameters()))))
+        if choice == "triton" and not compiled:
+            raw = handed[0].previous
+            assert raw.v.untyped_storage().data_ptr() == raw.k.untyped_storage().data_ptr()
     for ours, theirs in zip(*seen, strict=True):
         torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
 

@@ -105,7 +105,7 @@ def _works(shape: Shape, device: str, mechanisms: Sequence[Mechanism]) -> dict[s
     def backward() -> None:
         torch.autograd.grad(out, learned, grads, retain_graph=True)
 
-    moved = [*inputs, *out]
+    moved = [*inputs, *out[:3]]  # values that are left are the raw ones themselves
     return {
         "forward": _Work(run, _bytes(moved)),
         "backward": _Work(backward, _bytes([*grads, *inputs, *inputs])),
@@ -130,7 +130,7 @@ def _forward(
     q, k, v = built.prologue(raw, Context(positions=positions, streams=streams))
     turn = Rotary(*(x[:, None] for x in angles))
     out = (turn(q), turn(k), v)
-    return out if source is None else (*out, raw.v.clone())
+    return out if source is None else (*out, raw.v)
 
 
 def _bytes(tensors: Sequence[Tensor]) -> int:

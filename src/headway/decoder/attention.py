@@ -37,6 +37,7 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(queries * dims.head_dim, dims.hidden_size, bias=bias)
         self.q_norm = nn.RMSNorm(dims.head_dim, eps=dims.norm_eps) if config.qk_norm else None
         self.k_norm = nn.RMSNorm(dims.head_dim, eps=dims.norm_eps) if config.qk_norm else None
+        self.built_for = (tuple(mechanisms), dims, layer_idx)
         self.mechanisms = AttentionMechanisms(mechanisms, dims, layer_idx)
         self.fused: FusedPrologue | None = None
         if fusible(mechanisms, dims.head_dim):
@@ -100,7 +101,7 @@ class Attention(nn.Module):
         q, k, v, *left = fused.forward(
             raw, ctx.positions, ctx.state, cos, sin, source, whole, leaves=grows
         )
-        # Values apart, so that their gradient comes apart too and is added where it is needed.
+        # A gradient of their own, so that it is added where the pass is at them anyway.
         return q, k, v, raw._replace(v=left[0]) if left else raw
 
     def _heads(self, x: Tensor) -> Tensor:

@@ -120,7 +120,7 @@ class FusedPrologue(nn.Module):
             sin: the same.
             source: raw values of the layer that the stream comes from, `(B, G, T, D)`.
             whole: `(B, T, H + 2 G, D)`, of which `raw` are views, if they lie in one piece.
-            leaves: also give the raw values, in memory of their own, for a later layer's stream.
+            leaves: also give the raw values with a gradient of their own, for later layers.
         """
         from headway.ops.fused_prologue import fused_prologue
         from headway.ops.prologue_launch import Numbers, Surroundings

@@ -42,25 +42,42 @@ def fused_prologue(
         numbers: options.
 
     Returns:
-        The three, `(B, heads, T, D)` in the dtype they had, and the raw values where they are left.
+        The three, `(B, heads, T, D)` in the dtype they had, and where they are left the raw values:
+        the same memory, but a gradient of its own, which the backward adds where it is at it.
     """
     if numbers.replaces_rows:
-        return launch_forward(raw, learned, around, numbers, keep_tau=False)[: 3 + numbers.leaves]
+        return launch_forward(raw, learned, around, numbers, keep_tau=False)[:3]
     own = [x for x in (*learned, *around[3:]) if x is not None]
     given = tuple(x is not None for x in (*learned, *around[3:]))
     inside = (around.positions, around.cos, around.sin)
     found = torch.ops.headway.prologue(list(raw), own, *inside, _code(given, numbers))
-    return tuple(x.transpose(1, 2) for x in found[: 3 + numbers.leaves])
+    mixed = tuple(x.transpose(1, 2) for x in found[:3])
+    if not numbers.leaves:
+        return mixed
+    return *mixed, _Handed.apply(parts(raw, numbers)[2].detach(), found[3].transpose(1, 2))
+
+
+class _Handed(torch.autograd.Function):
+    """Values whose gradient goes to another tensor, which holds none."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, path: Tensor) -> Tensor:
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
+        return None, grads[0]
 
 
 @torch.library.custom_op("headway::prologue", mutates_args=())
 def _prologue(
     raw: list[Tensor], own: list[Tensor], positions: Tensor, cos: Tensor, sin: Tensor, code: str
 ) -> list[Tensor]:
-    """Results token by token, `(B, T, heads, D)`, and both temperatures `(2, B, T)`."""
+    """Results token by token, `(B, T, heads, D)`, where values are left a path for their gradient,
+    and both temperatures `(2, B, T)`."""
     learned, around, numbers = _decoded(own, positions, cos, sin, code)
     *found, tau = launch_forward(raw, learned, around, numbers, keep_tau=True)
-    return [*(x.transpose(1, 2) for x in found), tau]
+    return [*(x.transpose(1, 2) for x in found), *_path(raw, numbers), tau]
 
 
 @_prologue.register_fake
@@ -68,7 +85,16 @@ def _(
     raw: list[Tensor], own: list[Tensor], positions: Tensor, cos: Tensor, sin: Tensor, code: str
 ) -> list[Tensor]:
     _, _, numbers = _decoded(own, positions, cos, sin, code)
-    return [*empty_results(raw, numbers), empty_taus(raw, numbers)]
+    return [*empty_results(raw, numbers), *_path(raw, numbers), empty_taus(raw, numbers)]
+
+
+def _path(raw: list[Tensor], numbers: Numbers) -> list[Tensor]:
+    """One number in the shape `(B, T, G, D)` of values, where they are left: autograd hands back a
+    gradient of this shape, and nothing is written or kept for it."""
+    if not numbers.leaves:
+        return []
+    values = parts(raw, numbers)[2].transpose(1, 2)
+    return [values.new_zeros(()).expand(values.shape)]
 
 
 @torch.library.custom_op("headway::prologue_backward", mutates_args=())

@@ -102,13 +102,13 @@ def _shares(mix, head, HEADS: tl.constexpr, MIX: tl.constexpr, SCALE: tl.constex
 
 @triton.jit
 def _forward_part(
-    x, out, source, leave, tau_out, taps, before, norm, weight, alpha, mix,
+    x, out, source, tau_out, taps, before, norm, weight, alpha, mix,
     positions, cos, sin, b, first, stop, length,
     x_b, x_h, x_t, out_t, s_b, s_h, s_t, p_b, p_t, c_b, c_t, before_b, before_h,
     HEADS: tl.constexpr, WIDTH: tl.constexpr, ROTATED: tl.constexpr,
     SHIFT: tl.constexpr, HAS_BEFORE: tl.constexpr, NORM: tl.constexpr, EPS: tl.constexpr,
     TOKEN: tl.constexpr, PLACE: tl.constexpr, OFFSET: tl.constexpr,
-    STREAM: tl.constexpr, MIX: tl.constexpr, SCALE: tl.constexpr, LEAVES: tl.constexpr,
+    STREAM: tl.constexpr, MIX: tl.constexpr, SCALE: tl.constexpr,
     FAST: tl.constexpr, KEEP_TAU: tl.constexpr, REPLACE_ROWS: tl.constexpr,
 ):
     """Tokens first .. stop of row b. STREAM: 1 before the shift, 2 after it."""
@@ -183,10 +183,6 @@ def _forward_part(
         to = out + token * out_t + flat
         tl.store(to + low, y_low.to(out.dtype.element_ty), mask=inside)
         tl.store(to + high, y_high.to(out.dtype.element_ty), mask=inside)
-        if LEAVES:
-            to = leave + token * out_t + flat
-            tl.store(to + low, raw_low.to(leave.dtype.element_ty), mask=inside)
-            tl.store(to + high, raw_high.to(leave.dtype.element_ty), mask=inside)
 
     if REPLACE_ROWS and HAS_BEFORE:
         # The program of a row's only token; all of its threads have read the earlier row by now.
@@ -197,7 +193,7 @@ def _forward_part(
 
 @triton.jit
 def forward_kernel(
-    q, k, v, q_out, k_out, v_out, leave, tau,
+    q, k, v, q_out, k_out, v_out, tau,
     taps_k, taps_v, weight_q, alpha_q, weight_v, alpha_v, norm_q, norm_k, mix,
     positions, cos, sin, before_k, before_v, source, batch, length,
     q_b, q_h, q_t, k_b, k_h, k_t, v_b, v_h, v_t, qo_t, ko_t, p_b, p_t, c_b, c_t,
@@ -205,7 +201,7 @@ def forward_kernel(
     HEADS: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr, ROTATED: tl.constexpr,
     SHIFT_K: tl.constexpr, SHIFT_V: tl.constexpr, TOKEN_Q: tl.constexpr, PLACE_Q: tl.constexpr,
     TOKEN_V: tl.constexpr, PLACE_V: tl.constexpr, NORM: tl.constexpr, EPS: tl.constexpr,
-    STREAM: tl.constexpr, MIX: tl.constexpr, SCALE: tl.constexpr, LEAVES: tl.constexpr,
+    STREAM: tl.constexpr, MIX: tl.constexpr, SCALE: tl.constexpr,
     HAS_BEFORE_K: tl.constexpr, HAS_BEFORE_V: tl.constexpr, OFFSET: tl.constexpr,
     FAST: tl.constexpr, CHUNK: tl.constexpr, KEEP_TAU: tl.constexpr, REPLACE_ROWS: tl.constexpr,
 ):
@@ -216,27 +212,27 @@ def forward_kernel(
     part = tl.program_id(1)
     if part == 0:
         _forward_part(
-            q, q_out, source, leave, tau, taps_k, before_k, norm_q, weight_q, alpha_q, mix,
+            q, q_out, source, tau, taps_k, before_k, norm_q, weight_q, alpha_q, mix,
             positions, cos, sin, b, first, stop, length,
             q_b, q_h, q_t, qo_t, s_b, s_h, s_t, p_b, p_t, c_b, c_t, bk_b, bk_h,
             HEADS, WIDTH, ROTATED, False, False, NORM, EPS, TOKEN_Q, PLACE_Q, OFFSET,
-            0, 0, SCALE, False, FAST, KEEP_TAU, False,
+            0, 0, SCALE, FAST, KEEP_TAU, False,
         )
     elif part == 1:
         _forward_part(
-            k, k_out, source, leave, tau, taps_k, before_k, norm_k, weight_q, alpha_q, mix,
+            k, k_out, source, tau, taps_k, before_k, norm_k, weight_q, alpha_q, mix,
             positions, cos, sin, b, first, stop, length,
             k_b, k_h, k_t, ko_t, s_b, s_h, s_t, p_b, p_t, c_b, c_t, bk_b, bk_h,
             GROUPS, WIDTH, ROTATED, SHIFT_K, HAS_BEFORE_K, NORM, EPS, False, False, OFFSET,
-            0, 0, SCALE, False, FAST, KEEP_TAU, REPLACE_ROWS,
+            0, 0, SCALE, FAST, KEEP_TAU, REPLACE_ROWS,
         )
     else:
         _forward_part(
-            v, v_out, source, leave, tau + batch * length, taps_v, before_v, norm_k, weight_v,
+            v, v_out, source, tau + batch * length, taps_v, before_v, norm_k, weight_v,
             alpha_v, mix, positions, cos, sin, b, first, stop, length,
             v_b, v_h, v_t, ko_t, s_b, s_h, s_t, p_b, p_t, c_b, c_t, bv_b, bv_h,
             GROUPS, WIDTH, 0, SHIFT_V, HAS_BEFORE_V, False, EPS, TOKEN_V, PLACE_V, OFFSET,
-            STREAM, MIX, SCALE, LEAVES, FAST, KEEP_TAU, REPLACE_ROWS,
+            STREAM, MIX, SCALE, FAST, KEEP_TAU, REPLACE_ROWS,
         )
 
 

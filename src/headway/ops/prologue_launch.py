@@ -71,7 +71,7 @@ class Numbers(NamedTuple):
         eps: of the norm.
         stream: the source is added 1 before the shift, 2 after it.
         scale: of the own value and of the source, where no `mix` is learned.
-        leaves: also give the raw values, apart, for layers that add them.
+        leaves: later layers add the raw values, whose gradient comes to the backward apart.
         replaces_rows: what the shift reads now takes the place of `key_before` and `value_before`,
             which the pass writes; for one new token without gradients only.
     """
@@ -134,7 +134,7 @@ def launch_forward(
     numbers: Numbers,
     keep_tau: bool,
 ) -> tuple[Tensor, ...]:
-    """The three, `(B, heads, T, D)`, raw values if they are left, and both temperatures."""
+    """The three, `(B, heads, T, D)`, and both temperatures."""
     q, k, v = parts(raw, numbers)
     batch, heads, length, width = q.shape
     results, tau = empty_results(raw, numbers), empty_taus(raw, numbers)
@@ -162,9 +162,8 @@ def forward_arguments(
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     """Tensors and numbers that `forward_kernel` takes, in its order."""
     (q, k, v), positions = raw, around.positions
-    leave = results[3] if len(results) > 3 else q
     tensors = (
-        *(q, k, v, *results[:3], leave, tau),
+        *(q, k, v, *results, tau),
         *[_or(p, q) for p in learned],
         *(positions, around.cos, around.sin),
         *(_or(around.key_before, k), _or(around.value_before, v), _or(around.source, v)),
@@ -217,6 +216,7 @@ def launch_backward(
         *_before_strides(around.value_before),
         *(_or(around.source, v).stride()[:3]),
         **choices((q, k, v), learned, around, numbers),
+        LEAVES=numbers.leaves,
         CHUNK=chunk,
         SHARE=share,
         FROM_OUT=from_out,
@@ -239,8 +239,7 @@ def empty_results(raw: Sequence[Tensor], numbers: Numbers) -> list[Tensor]:
     """Empty, token by token, as a projection is stored. In pieces, as attention may keep queries
     but copies of keys and values, and as the compiler copies views of one piece to write them."""
     q, k, v = parts(raw, numbers)
-    made = [_stored_by_token(x) for x in (q, k, v)]
-    return [*made, _stored_by_token(v)] if numbers.leaves else made
+    return [_stored_by_token(x) for x in (q, k, v)]
 
 
 def empty_taus(raw: Sequence[Tensor], numbers: Numbers) -> Tensor:
@@ -282,7 +281,6 @@ def choices(
         "STREAM": 0 if around.source is None else numbers.stream,
         "MIX": 0 if learned.mix is None else learned.mix.shape[1],
         "SCALE": numbers.scale,
-        "LEAVES": numbers.leaves,
         "HAS_BEFORE_K": around.key_before is not None,
         "HAS_BEFORE_V": around.value_before is not None,
         "OFFSET": numbers.slope_offset,

@@ -42,7 +42,7 @@ class TokenLaunch:
         q, k, _ = raw
         batch, heads, _, width = q.shape
         groups = k.shape[1]
-        counts = (heads, groups, groups) + (groups,) * numbers.leaves
+        counts = (heads, groups, groups)
         results = q.new_empty(batch, 1, sum(counts), width).split_with_sizes(counts, 2)
         tensors, free = forward_arguments(raw, results, q, learned, around)
         fits = (
