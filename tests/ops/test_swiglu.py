@@ -70,7 +70,10 @@ def test_gradients_of_a_slice():
 
 def test_operator():
     both, _ = drawn((3,), 20, 5, torch.float32)
-    opcheck(torch.ops.headway.swiglu_backward.default, (torch.randn(3, 20, device=DEVICE), both.detach()))
+    opcheck(
+        torch.ops.headway.swiglu_backward.default,
+        (torch.randn(3, 20, device=DEVICE), both.detach()),
+    )
 
 
 def test_only_gate_and_up_are_kept():

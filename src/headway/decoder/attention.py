@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from headway.decoder.configuration import HeadwayConfig
@@ -97,9 +96,8 @@ class Attention(nn.Module):
             assert origin is not None
             source = origin.v
         cos, sin = run.angles(raw.q)
-        grows = self.leaves and torch.is_grad_enabled()
         q, k, v, *left = fused.forward(
-            raw, ctx.positions, ctx.state, cos, sin, source, whole, leaves=grows
+            raw, ctx.positions, ctx.state, cos, sin, source, whole, leaves=self.leaves
         )
         # A gradient of their own, so that it is added where the pass is at them anyway.
         return q, k, v, raw._replace(v=left[0]) if left else raw

@@ -120,7 +120,8 @@ class FusedPrologue(nn.Module):
             sin: the same.
             source: raw values of the layer that the stream comes from, `(B, G, T, D)`.
             whole: `(B, T, H + 2 G, D)`, of which `raw` are views, if they lie in one piece.
-            leaves: also give the raw values with a gradient of their own, for later layers.
+            leaves: where gradients are recorded, also give the raw values with one of their own,
+                for later layers.
         """
         from headway.ops.fused_prologue import fused_prologue
         from headway.ops.prologue_launch import Numbers, Surroundings
@@ -141,7 +142,7 @@ class FusedPrologue(nn.Module):
             self.eps,
             1 if self.streams_first else 2,
             self.scale,
-            leaves,
+            leaves and torch.is_grad_enabled(),
             in_place,
         )
         if one and not is_compiling():

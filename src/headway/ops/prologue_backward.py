@@ -199,11 +199,14 @@ def _backward_part(
             d_other += sum_low * source_low + sum_high * source_high
         if SHIFT:
             follows = tl.where(position > 0, 1.0, 0.0)
-            d_now += d_low * now_low + d_high * now_high
-            d_then += follows * (d_low * then[4] + d_high * then[5])
             back_low = tap_now * d_low + tap_then * after_low
             back_high = tap_now * d_high + tap_then * after_high
             after_low, after_high = follows * d_low, follows * d_high
+            # One after the other: each is one instruction, a product of two added would be three.
+            d_now += d_low * now_low
+            d_now += d_high * now_high
+            d_then += after_low * then[4]
+            d_then += after_high * then[5]
             d_low, d_high = back_low, back_high
         if STREAM == 1:
             if MIX > 0:

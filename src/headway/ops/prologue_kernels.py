@@ -24,22 +24,19 @@ def _only_if(inside, condition):
 def _below(x, FAST: tl.constexpr):
     """The normal distribution's share below x.
 
-    FAST: an odd polynomial of degree 17 on [-4.5, 4.5], within 2.2e-5 of it, far below what 16 bits
-    hold; it was fitted to the smallest largest error.
+    FAST: half plus an odd polynomial of degree 13, cut off at 0 and 1 and within 8e-5 of it, far
+    below what 16 bits hold; it was fitted to the smallest largest error.
     """
     if FAST:
-        near = tl.minimum(tl.maximum(x, -4.5), 4.5)
-        square = near * near
-        even = 3.80569004e-11
-        even = even * square + -4.0023144e-09
-        even = even * square + 1.84616552e-07
-        even = even * square + -4.95973607e-06
-        even = even * square + 8.72766378e-05
-        even = even * square + -0.00107673917
-        even = even * square + 0.00972949068
-        even = even * square + -0.066240437
-        even = even * square + 0.398866488
-        return 0.5 + near * even
+        square = tl.minimum(x * x, 14.44)
+        even = 3.66579876e-08
+        even = even * square + -2.27247041e-06
+        even = even * square + 6.06849194e-05
+        even = even * square + -0.000931548208
+        even = even * square + 0.00931663482
+        even = even * square + -0.0657197764
+        even = even * square + 0.39867673
+        return tl.minimum(tl.maximum(0.5 + x * even, 0.0), 1.0)
     else:
         return 0.5 * (1 + tl.math.erf(x * 0.7071067811865476))
 
@@ -52,8 +49,8 @@ def _gelu(x, FAST: tl.constexpr):
 @triton.jit
 def _gelu_and_slope(x, FAST: tl.constexpr):
     below = _below(x, FAST)
-    # The density by the hardware's exponential, which is of two.
-    return x * below, below + x * 0.3989422804014327 * tl.exp2(x * x * -0.7213475204444817)
+    # The density by the hardware's exponential, which is of two, its factor in the exponent.
+    return x * below, below + x * tl.exp2(x * x * -0.7213475204444817 - 1.3257480647361593)
 
 
 @triton.jit
