@@ -26,6 +26,42 @@ def test_one_product_is_all_of_them(bias):
         torch.testing.assert_close(a, b)
 
 
+def test_only_the_matrices_are_kept():
+    linears, x = layers(True), torch.randn(2, 3, 5, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        merged(linears, x)
+    pointers = {p.data_ptr() for p in (x, *(linear.weight for linear in linears))}
+    assert {tensor.data_ptr() for tensor in kept} == pointers
+
+
+@pytest.mark.parametrize("frozen", ["weight", "bias", "x", "all weights"])
+def test_gradients_of_what_learns(frozen):
+    linears, x = layers(True), torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
+    linears = [linear.double() for linear in linears]
+    if frozen == "x":
+        x.requires_grad_(False)
+    elif frozen == "all weights":
+        for linear in linears:
+            linear.weight.requires_grad_(False)
+    else:
+        getattr(linears[1], frozen).requires_grad_(False)
+    learns = [p for p in (x, *linears[0].parameters(), *linears[1].parameters()) if p.requires_grad]
+    assert torch.autograd.gradcheck(lambda *_: merged(linears, x), learns)
+
+
+def test_autocast_as_in_one_layer():
+    linears, x = layers(), torch.randn(2, 3, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = merged(linears, x)
+        expected = torch.cat([linear(x) for linear in linears], dim=-1)
+    assert torch.equal(found, expected)
+    weights = [linear.weight for linear in linears]
+    pairs = zip(*(torch.autograd.grad(y.sum(), weights) for y in (found, expected)), strict=True)
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs)
+
+
 class Adapted(nn.Linear):
     """Stands for an adapter's layer."""
 

@@ -1,10 +1,13 @@
 """Several projections of the same vectors as one matrix product."""
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from headway.decoder.recompute import transformed
 
 
 def in_one_piece(linears: Sequence[nn.Linear], x: Tensor) -> Tensor | None:
@@ -37,7 +40,39 @@ def untouched(module: nn.Module) -> bool:
 
 
 def merged(linears: Sequence[nn.Linear], x: Tensor) -> Tensor:
-    """The outputs of `linears` for `x`, side by side."""
+    """The outputs of `linears` for `x`, side by side.
+
+    For the backward only the matrices themselves are kept, not what they are put together to: a
+    model that is sharded, or as large as its GPU, has no room for a second copy.
+    """
     weights: list[Tensor] = [linear.weight for linear in linears]
     biases: list[Tensor] = [linear.bias for linear in linears if linear.bias is not None]
-    return F.linear(x, torch.cat(weights), torch.cat(biases) if biases else None)
+    bias = torch.cat(biases) if biases else None
+    if transformed():
+        return F.linear(x, torch.cat(weights), bias)
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+        x, weights = x.to(dtype), [weight.to(dtype) for weight in weights]
+        bias = None if bias is None else bias.to(dtype)
+    out: Tensor = cast(Any, _Merged).apply(x, bias, *weights)
+    return out
+
+
+class _Merged(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, *weights: Tensor) -> Tensor:
+        ctx.save_for_backward(x, *weights)
+        return F.linear(x, torch.cat(weights), bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,), (x, *weights) = grads, ctx.saved_tensors
+        by_x, by_bias, *by_weights = ctx.needs_input_grad
+        d_x = grad @ torch.cat(weights) if by_x else None
+        rows = grad.flatten(0, -2)
+        d_bias = rows.sum(0) if by_bias else None
+        d_weights: Sequence[Tensor | None] = [None] * len(weights)
+        if any(by_weights):
+            d_weights = (rows.T @ x.flatten(0, -2)).split([len(weight) for weight in weights])
+        return d_x, d_bias, *d_weights

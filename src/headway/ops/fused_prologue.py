@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -54,7 +54,8 @@ def fused_prologue(
     mixed = tuple(x.transpose(1, 2) for x in found[:3])
     if not numbers.leaves:
         return mixed
-    return *mixed, _Handed.apply(parts(raw, numbers)[2].detach(), found[3].transpose(1, 2))
+    values, path = parts(raw, numbers)[2].detach(), found[3].transpose(1, 2)
+    return *mixed, cast(Any, _Handed).apply(values, path)
 
 
 class _Handed(torch.autograd.Function):

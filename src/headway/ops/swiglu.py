@@ -30,7 +30,8 @@ def gated_linear(both: Tensor, weight: Tensor) -> Tensor:
     if torch.is_autocast_enabled(kind):
         dtype = torch.get_autocast_dtype(kind)
         both, weight = both.to(dtype), weight.to(dtype)
-    return cast(Tensor, _GatedLinear.apply(both, weight))
+    out: Tensor = cast(Any, _GatedLinear).apply(both, weight)
+    return out
 
 
 def reference_gated_linear(both: Tensor, weight: Tensor) -> Tensor:
