@@ -27,13 +27,16 @@ from headway_help import (
     COMPARE,
     CORPUS,
     EVAL,
+    PLAN,
     RENDER,
     REPORT,
     RETROFIT,
     SINKS,
     STREAM,
     STUDY,
+    TRAIN,
 )
+from headway_plan_settings import PlanSettings
 from headway_settings import (
     BenchSettings,
     CompareSettings,
@@ -47,6 +50,7 @@ from headway_settings import (
     StudySettings,
     __version__,
 )
+from headway_train_settings import TrainSettings, WrongConfig, settings_before_flags, to_toml
 
 EXTRAS = frozenset(
     {"tyro", "rich", "plotly", "jinja2", "scipy", "tokenizers", "datasets", "zstandard", "peft"}
@@ -71,13 +75,16 @@ def _parse(words: Sequence[str]) -> Any:
         not os.environ.get("NO_COLOR") and sys.stderr.isatty()
     )
 
+    before = _before_flags(words[1:] if list(words[:1]) == ["train"] else ())
     inner = list(words[:1]) == ["corpus"]
     verbs, prog = (CORPUS_VERBS, "headway corpus") if inner else (VERBS, "headway")
 
     def form(verb: Verb) -> Any:
         """The whole text in the verb's own help, its first line in the list of verbs."""
         text = verb.text if verb.name in words else verb.text.partition("\n")[0]
-        return Annotated[verb.settings, tyro.conf.subcommand(verb.name, description=text)]
+        options: dict[str, Any] = {"default": before} if verb.name == "train" else {}
+        marked = tyro.conf.subcommand(verb.name, description=text, **options)
+        return Annotated[verb.settings, marked]
 
     return tyro.cli(
         cast(Any, Union[tuple(form(verb) for verb in verbs)]),  # noqa: UP007
@@ -86,6 +93,14 @@ def _parse(words: Sequence[str]) -> Any:
         args=words[1:] if inner else words,
         config=(tyro.conf.PositionalRequiredArgs, tyro.conf.FlagCreatePairsOff),
     )
+
+
+def _before_flags(words: Sequence[str]) -> TrainSettings:
+    """What flags of `headway train` then change; a refusal leaves through SystemExit."""
+    try:
+        return settings_before_flags(words)
+    except WrongConfig as refusal:
+        sys.exit(_refuse(str(refusal)))
 
 
 def _compare(settings: CompareSettings, command: str) -> None:
@@ -110,6 +125,15 @@ def _retrofit(settings: RetrofitSettings, command: str) -> None:
         print(json.dumps(summary, indent=1))
     else:
         print_retrofit(summary, settings.out, Console())
+
+
+def _train(settings: TrainSettings, command: str) -> None:
+    if settings.print_config:
+        print(to_toml(settings), end="")
+        return
+    from headway.training.train_run import train_model
+
+    train_model(settings, command)
 
 
 def _show(folder: Path, form: str) -> None:
@@ -162,6 +186,20 @@ def _study(settings: StudySettings, command: str) -> None:
     print("\n".join(plain_lines(study.table(results))))
     if page is not None:
         print(f"\nThe page: {page}")
+
+
+def _plan(settings: PlanSettings, command: str) -> None:
+    from headway.planning.table import plain, plan_table, planned
+    from headway.report.tables import markdown_table, plain_lines
+
+    rows = planned(settings)
+    match settings.format:
+        case "json":
+            print(json.dumps(plain(rows), indent=1))
+        case "markdown":
+            print(markdown_table(plan_table(rows, settings)), end="")
+        case _:
+            print("\n".join(plain_lines(plan_table(rows, settings))))
 
 
 def _sinks(settings: SinksSettings, command: str) -> None:
@@ -257,6 +295,7 @@ class Verb(NamedTuple):
 
 VERBS = (
     Verb("compare", CompareSettings, COMPARE, _compare),
+    Verb("train", TrainSettings, TRAIN, _train),
     Verb("report", ReportSettings, REPORT, _report),
     Verb("bench", BenchSettings, BENCH, _bench),
     Verb("retrofit", RetrofitSettings, RETROFIT, _retrofit),
@@ -264,6 +303,7 @@ VERBS = (
     Verb("stream", StreamSettings, STREAM, _stream),
     Verb("sinks", SinksSettings, SINKS, _sinks),
     Verb("study", StudySettings, STUDY, _study),
+    Verb("plan", PlanSettings, PLAN, _plan),
     Verb("corpus", CorpusBuildSettings, CORPUS, _corpus_build),  # listed; its own verbs follow
 )
 CORPUS_VERBS = (

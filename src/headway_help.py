@@ -6,11 +6,13 @@ Headway puts better attention into language models and shows what it changed.
 examples:
   headway compare                      the demo: six arms on Python's own sources
   headway compare --arms vanilla kv_shift --text wiki.jsonl.xz --out runs/wiki
+  headway train --preset toy-2l        one model, trained well, as a pretrained folder
   headway report runs/wiki             the table and the page of that run again
   headway retrofit my-llama --mechanisms selective --text wiki.jsonl.xz
   headway eval gpt2 --tasks wikitext   tasks of lm-eval, with mechanisms or without
   headway sinks gpt2                   which tokens soak up attention, and why
   headway stream my-llama --text book  a long text with a bounded cache
+  headway plan 8b 70b --gpus 8 64      memory and time of a training run, before it is started
   headway bench host                   what attached mechanisms cost in speed and memory
   headway corpus build music midi.zip --out runs/piano   tokens of text, music or speech
   headway --version"""
@@ -23,6 +25,17 @@ examples:
   headway compare --arms vanilla kv_shift --text wiki.jsonl.xz --seeds 3 --steps 400 --out runs/wiki
   headway compare --arms vanilla kv_shift+selective --match parameters --out runs/matched
   headway compare --arms arms.json --device cuda --dtype bfloat16 --json"""
+
+TRAIN = """\
+Train one model well, from a text to a pretrained folder; the same command continues it.
+
+examples:
+  headway train --preset toy-2l --mechanisms kv_shift --text wiki.jsonl.xz --out runs/toy
+  headway train --preset llama-124m --mechanisms kv_shift+selective --corpus runs/corpus
+  headway train --preset llama-124m --print-config > run.toml
+  headway train --config run.toml --steps 20000
+  headway train --model my-llama --mechanisms selective --text notes --steps 500
+  torchrun --nproc-per-node 8 -m headway train --config run.toml --sharding fsdp"""
 
 REPORT = """\
 Draw the table and the page again from the results of an earlier comparison.
@@ -58,6 +71,15 @@ examples:
   headway study sinks
   headway study sinks --arms rope learned --text wiki.jsonl.xz --out runs/sinks
   headway study sinks --size paper --device cuda --dtype bfloat16 --compile --text wiki.jsonl.xz"""
+
+PLAN = """\
+Tell memory and time of a training run before it is started, for sizes and numbers of GPUs.
+
+examples:
+  headway plan 1b 8b 70b --gpus 8 64 512
+  headway plan 124m --gpus 1 --context 2048 --batch-size 16 --weights bfloat16
+  headway plan my-llama --gpus 16 --gpu h100 --sharding fsdp --mechanisms kv_shift+selective
+  headway plan 70b --gpus 64 --tensor-parallel 8 --format json"""
 
 SINKS = """\
 Find the tokens that soak up a model's attention, and why the model chose them.
@@ -108,8 +130,10 @@ examples:
   headway bench host --only decode
   headway bench train --only mechanisms llama
   headway bench peers
+  headway bench loop
   headway bench prologue
   headway bench received
   headway bench ensemble
   headway bench sinks
+  headway bench corpora --only speech
   headway bench host --json"""

@@ -152,7 +152,7 @@ class StudySettings:
     """Folder of the results (default: runs/NAME); a rerun adds what is missing."""
     corpus: Path | None = None
     """Folder of the tokens, made if missing (default: in that of the results); processes that run
-    at once may share it."""
+    at once may share it. Language models also take one that headway corpus build made."""
     steps: int | None = None
     """Optimiser steps an arm (default: as the size says)."""
     batch_size: int | None = None
@@ -171,6 +171,12 @@ class StudySettings:
     """Seeds an arm (default: as the study and the size say)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU if there is one."""
+    executor: Literal["local", "ray", "slurm"] = "local"
+    """Where runs are done: here, on a cluster of ray, or as jobs of Slurm (needs submitit)."""
+    executor_options: tuple[tuple[str, str], ...] = ()
+    """Of ray.remote or of submitit's update_parameters: NAME VALUE NAME VALUE ..."""
+    job: Literal["arm", "run"] = "arm"
+    """What a job of the executor is: an arm with all its runs, or one run."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the forward pass (bfloat16 by autocast; weights stay float32)."""
     compile: bool = False
@@ -305,7 +311,7 @@ class CorpusBuildSettings:
     vocab_size: int = 32_768
     """Text: vocabulary of the trained BPE."""
     max_characters: int = 1_000_000_000
-    """Text: read at most this much (whole documents); it is held in memory."""
+    """Text: read at most this much (whole documents)."""
 
     transpose: int = 0
     """Music: training performances also stand up to so many semitones higher and lower."""
@@ -346,18 +352,30 @@ class BenchSettings:
     """Measure speed and memory as ratios inside one run, beside their targets."""
 
     name: Literal[
-        "host", "train", "memory", "decode", "peers", "prologue", "received", "ensemble", "sinks"
+        "host",
+        "train",
+        "loop",
+        "memory",
+        "decode",
+        "peers",
+        "prologue",
+        "received",
+        "ensemble",
+        "sinks",
+        "corpora",
     ]
     """'host': a 1B Llama with KV shift and selective attention attached, beside it untouched;
     'train': steps of our 124M decoder with mechanisms over plain, and plain beside Llama;
+    'loop': `headway train` beside a bare loop over the same compiled step;
     'memory': its peak of a step; 'decode': its tokens a second; 'peers': it beside other libraries;
     'prologue': the fused prologue beside a copy; 'received': the attention that keys of a long
     layer receive, beside a flash forward pass;
     'ensemble': seeds of small models trained together over one at a time;
-    'sinks': the sink profile of that Llama beside output_attentions, at growing length."""
+    'sinks': the sink profile of that Llama beside output_attentions, at growing length;
+    'corpora': text, music and speech built into shards, and shards read, on a CPU."""
     only: tuple[str, ...] = ()
     """Parts to measure (default: all): of 'host' attach, train, decode; of 'train' mechanisms,
-    llama, wide."""
+    llama, wide; of 'corpora' read, text, music, speech."""
     small: bool = False
     """Small sizes, for a machine without a GPU."""
     eager: bool = False

@@ -87,8 +87,9 @@ def test_arms_of_a_seed_share_weights_and_are_judged_on_other_text_than_rates(
     assert len(shifted) > len(plain)
     other = course.drawn(run_of("plain", seed=1)).state_dict()
     assert not torch.equal(plain["lm_head.weight"], other["lm_head.weight"])
-    assert torch.equal(course.data(0).batch(3), course.data(0).batch(3))
-    assert not torch.equal(course.data(0).batch(3), course.data(1).batch(3))
+    first, second = run_of("plain"), run_of("plain", seed=1)
+    assert torch.equal(course.data(first).batch(3), course.data(run_of("kv-shift")).batch(3))
+    assert not torch.equal(course.data(first).batch(3), course.data(second).batch(3))
     held, raced_on = (course.held(run_of("plain", stage=stage)) for stage in (TEST, TUNING))
     assert not torch.equal(held[:4], raced_on[:4])
 

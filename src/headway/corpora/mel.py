@@ -16,6 +16,7 @@ from headway.corpora.tokens import Integers
 from headway.errors import HeadwayError
 
 Frames = np.ndarray[Any, np.dtype[np.float32]]
+HalfFrames = np.ndarray[Any, np.dtype[np.float16]]
 
 FRAMES_A_SECOND = 75
 _BANDS = 80
@@ -29,6 +30,11 @@ def log_mel(samples: Samples, rate: int) -> Frames:
     magnitudes = abs(_spectrum(samples, rate)) @ _filters(rate)
     logarithms: Frames = np.log(np.maximum(magnitudes, _FLOOR)).astype(np.float32)
     return logarithms
+
+
+def half_mel(samples: Samples, rate: int) -> HalfFrames:
+    """`log_mel` in half precision: what is kept on the disk, and quantised."""
+    return log_mel(samples, rate).astype(np.float16)
 
 
 def griffin_lim(frames: Frames, rate: int) -> Samples:
@@ -74,8 +80,11 @@ class MelQuantiser:
 
     def encode(self, samples: Samples) -> Integers:
         """The nearest centre of each frame (Euclidean)."""
-        with _one_thread():
-            products = log_mel(samples, self.rate) @ self.centres.T
+        return self.nearest(half_mel(samples, self.rate))
+
+    def nearest(self, frames: HalfFrames) -> Integers:
+        """The nearest centre of each of `frames` (T, 80): (T,)."""
+        products = frames.astype(np.float32) @ self.centres.T
         nearest: Integers = ((self.centres**2).sum(1) - 2 * products).argmin(1)
         return nearest
 
@@ -84,7 +93,7 @@ class MelQuantiser:
         return griffin_lim(self.centres[tokens], self.rate)
 
 
-def fit_centres(frames: Frames, codes: int) -> Frames:
+def fit_centres(frames: HalfFrames, codes: int) -> Frames:
     """`codes` centres of `frames` (N, 80) by mini-batch k-means, seeded.
 
     Raises HeadwayError when there are fewer frames than codes.
@@ -96,15 +105,22 @@ def fit_centres(frames: Frames, codes: int) -> Frames:
         )
     cluster = optional_package("sklearn.cluster", "codec: mel")
     means = cluster.MiniBatchKMeans(
-        codes, batch_size=4096, n_init=1, max_iter=20, random_state=0, compute_labels=False
+        codes,
+        init="random",
+        batch_size=4096,
+        n_init=1,
+        max_iter=20,
+        random_state=0,
+        compute_labels=False,
     )
-    with _one_thread():
-        centres: Frames = means.fit(frames).cluster_centers_.astype(np.float32)
+    with one_thread():
+        centres: Frames = means.fit(frames.astype(np.float32)).cluster_centers_.astype(np.float32)
     return centres
 
 
-def _one_thread() -> Any:
-    """Files are spread over processes already, and sums do not depend on the number of cores."""
+def one_thread() -> Any:
+    """Context in which a product takes one core: files are encoded side by side already, and sums
+    do not depend on the number of cores."""
     return _pools().limit(limits=1)
 
 

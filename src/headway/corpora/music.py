@@ -41,6 +41,11 @@ class MusicEncoder:
         return SYMBOLS
 
     @property
+    def in_threads(self) -> bool:
+        """Notes are handled in Python."""
+        return False
+
+    @property
     def code(self) -> Mapping[str, Any]:
         """The augmentation."""
         return {"codec": "performance", **asdict(self), "tempos": list(self.tempos)}

@@ -13,7 +13,7 @@ class BuildProgress(LiveLine):
     """Files done and time left; call it as `headway.corpora.parts.Report`."""
 
     def __init__(self) -> None:
-        super().__init__("left | {task.completed}/{task.total} files | {task.description}")
+        super().__init__("left | {task.description}")
         self._told = self.started
 
     def __call__(self, done: int, total: int, text: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Literal
 
@@ -22,27 +22,37 @@ def split_documents(documents: Sequence[str]) -> dict[SplitName, list[str]]:
 
     Raises HeadwayError when there are fewer than three different documents.
     """
-    hashes = [_fraction(document) for document in documents]
-    names = {value: _split_of(value) for value in sorted(set(hashes))}
-    if len(names) < len(SPLITS):
-        raise HeadwayError(
-            f"text: it holds {len(names)} different document(s) within max_characters; a "
-            f"comparison needs at least three (train, validation, test)"
-        )
-    _fill_empty(names)
+    hashes = [fraction(document) for document in documents]
+    names = split_names(hashes)
     splits: dict[SplitName, list[str]] = {name: [] for name in SPLITS}
     for value, document in zip(hashes, documents, strict=True):
         splits[names[value]].append(document)
     return splits
 
 
-def _fraction(document: str) -> float:
+def split_names(hashes: Iterable[float]) -> dict[float, SplitName]:
+    """The split of every hash (of `fraction`), none of them empty.
+
+    Raises HeadwayError when there are fewer than three different hashes.
+    """
+    names = {value: split_of(value) for value in sorted(set(hashes))}
+    if len(names) < len(SPLITS):
+        raise HeadwayError(
+            f"text: it holds {len(names)} different document(s) within max_characters; a "
+            f"comparison needs at least three (train, validation, test)"
+        )
+    _fill_empty(names)
+    return names
+
+
+def fraction(document: str) -> float:
     """A number in [0, 1) that the text alone determines."""
     digest = blake2b(document.encode(), digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 11) / 2**53
 
 
-def _split_of(value: float) -> SplitName:
+def split_of(value: float) -> SplitName:
+    """The split of a hash, where no split is empty."""
     if value < _SHARE:
         return "test"
     return "validation" if value < 2 * _SHARE else "train"

@@ -30,7 +30,7 @@ def read_text(path: str) -> Iterator[str]:
     bytes are not plain UTF-8 (a NUL byte, an invalid sequence); the byte offset is named.
     """
     held, offset = b"", 0
-    with _told(path):
+    with told_errors(path):
         for block in chain(_blocks(path), (None,)):
             data = held + (block or b"")
             text, used = _decode(path, data, offset, final=block is None)
@@ -54,7 +54,7 @@ def read_lines(path: str) -> Iterator[str]:
 
 
 @contextmanager
-def _told(path: str) -> Iterator[None]:
+def told_errors(path: str) -> Iterator[None]:
     """Turn what the operating system and the decompressors raise about `path` into one sentence."""
     try:
         yield

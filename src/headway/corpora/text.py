@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
 from headway.corpora.formats import TEXT_SUFFIXES, bare_suffix, file_documents, text_of
 from headway.corpora.optional import optional_package
-from headway.corpora.streams import read_text
+from headway.corpora.streams import read_text, told_errors
 from headway.errors import HeadwayError
 
 FileRead = Callable[[str, str | None], None]
 
 _HUB = "hf:"
+_HELD = 1 << 20  # bytes of a file of a folder up to which its text is held
 _NOT_LIBRARY = frozenset(
     {"test", "tests", "idle_test", "site-packages", "dist-packages"}
     | {"encodings"}  # generated tables of characters, a tenth of all, and no prose
@@ -48,6 +51,16 @@ def read_documents(
     Raises HeadwayError for a source that is missing, unreadable, damaged, binary, malformed or
     without text, and for `max_characters` below 1 or below the length of the first document.
     """
+    return list(stream_documents(source, max_characters, told))
+
+
+def stream_documents(
+    source: str | None, max_characters: int, told: FileRead | None = None
+) -> Iterator[str]:
+    """The documents of `read_documents` one by one: memory is bounded by the longest one.
+
+    Errors as there, when the first document is asked for or later.
+    """
     if max_characters < 1:
         raise HeadwayError(f"max_characters={max_characters}: at least 1 is accepted")
     stream = (document for document in _documents(source, told) if document.strip())
@@ -59,7 +72,38 @@ def read_documents(
             f"max_characters={max_characters}: the first document of text={source!r} has "
             f"{len(first)} characters; at least as many are accepted"
         )
-    return list(_until(chain((first,), stream), max_characters))
+    yield from _until(chain((first,), stream), max_characters)
+
+
+def source_digest(source: str | None) -> str:
+    """What the content of `source` is known by: a sha256 of its files, or of the data set's name.
+
+    Raises HeadwayError for a source that is missing or unreadable.
+    """
+    digest = hashlib.sha256()
+    if source is not None and on_hub(source):
+        return hashlib.sha256(source.encode()).hexdigest()
+    inside, paths = _files_of(source)
+    for path in paths:
+        digest.update(f"{os.path.relpath(path, inside)}\0".encode())
+        with told_errors(path), open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def on_hub(source: str | None) -> bool:
+    """Whether `source` names a data set."""
+    return source is not None and source.startswith(_HUB)
+
+
+def _files_of(source: str | None) -> tuple[str, list[str]]:
+    """A folder, and the files below it that a source reads."""
+    if source is None:
+        paths = _walk(sysconfig.get_path("stdlib"), _NOT_LIBRARY)
+        return sysconfig.get_path("stdlib"), [path for path in paths if path.endswith(".py")]
+    if os.path.isdir(source):
+        return source, _folder_files(source)
+    return os.path.dirname(source), [source]
 
 
 def _until(documents: Iterator[str], max_characters: int) -> Iterator[str]:
@@ -75,7 +119,7 @@ def _until(documents: Iterator[str], max_characters: int) -> Iterator[str]:
 def _documents(source: str | None, told: FileRead | None) -> Iterator[str]:
     if source is None:
         return _python_documents()
-    if source.startswith(_HUB):
+    if on_hub(source):
         return _hub_documents(source.removeprefix(_HUB))
     if os.path.isdir(source):
         return _folder_documents(source, told)
@@ -88,12 +132,20 @@ def _folder_documents(folder: str, told: FileRead | None) -> Iterator[str]:
             yield from file_documents(path)
             continue
         try:
-            whole = list(file_documents(path))
+            # A file that is broken somewhere is left out whole, so it is read to its end before
+            # anything of it is taken: into memory, or twice where it is large.
+            small = os.path.getsize(path) <= _HELD
+            documents: Iterable[str] = list(file_documents(path)) if small else _checked(path)
         except HeadwayError as error:
             told(path, str(error))
         else:
-            yield from whole
+            yield from documents
             told(path, None)
+
+
+def _checked(path: str) -> Iterator[str]:
+    deque(file_documents(path), maxlen=0)
+    return file_documents(path)
 
 
 def _python_documents() -> Iterator[str]:

@@ -30,11 +30,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
     Raises HeadwayError when `vocab_size` is below 257.
     """
-    if vocab_size <= _BYTES:
-        raise HeadwayError(
-            f"vocab_size={vocab_size}: a byte-level BPE needs at least {_BYTES + 1} "
-            f"(the bytes and the end of text)"
-        )
+    require_size(vocab_size)
     library = _library()
     tokenizer = _byte_level(library.models.BPE())
     trainer = library.trainers.BpeTrainer(
@@ -45,6 +41,15 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
+
+
+def require_size(vocab_size: int) -> None:
+    """HeadwayError for a size that no byte-level BPE has."""
+    if vocab_size <= _BYTES:
+        raise HeadwayError(
+            f"vocab_size={vocab_size}: a byte-level BPE needs at least {_BYTES + 1} "
+            f"(the bytes and the end of text)"
+        )
 
 
 def load_tokenizer(spec: str, texts: Iterable[str], vocab_size: int) -> Tokenizer:

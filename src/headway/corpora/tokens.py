@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from platform import python_version
@@ -133,6 +133,11 @@ class TokenCorpus:
         )
 
 
+def is_corpus(folder: Path) -> bool:
+    """Whether a corpus was saved as this folder."""
+    return (folder / _MANIFEST).exists()
+
+
 def write_corpus(
     folder: Path,
     splits: Mapping[SplitName, Sequence[Tokens]],
@@ -177,33 +182,44 @@ def build_corpus(
     splits = split_documents(read_documents(source, max_characters, told))
     encoder = load_tokenizer(tokenizer, splits["train"], vocab_size)
     eot = end_of_text(encoder)
-    size = 1 + max(encoder.get_vocab(with_added_tokens=True).values())
-    tokens = {split: _encode(encoder, splits[split], eot, size) for split in SPLITS}
+    size = vocabulary_size(encoder)
+    tokens = {
+        split: np.concatenate(list(encode_documents(encoder, splits[split], eot, size)))
+        for split in SPLITS
+    }
     descriptions: dict[str, Any] = {
         split: _describe(splits[split], tokens[split]) for split in SPLITS
     }
-    name = source or f"documentation and standard library of Python {python_version()}"
     return TokenCorpus(
         **tokens,
         vocab_size=size,
         eot=eot,
         tokenizer_json=encoder.to_str(),
-        description=CorpusDescription(source=name, **descriptions),
+        description=CorpusDescription(source=source_name(source), **descriptions),
     )
 
 
-def _encode(tokenizer: Tokenizer, documents: Sequence[str], eot: int, vocab_size: int) -> Tokens:
-    """The tokens of `documents`, each followed by `eot`: (number of tokens,)."""
-    kind = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
-    pieces = [
-        np.array([*encoding.ids, eot], kind)
-        for batch in _batches(documents)
-        for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False)
-    ]
-    return np.concatenate(pieces)
+def encode_documents(
+    tokenizer: Tokenizer, documents: Iterable[str], eot: int, vocab_size: int
+) -> Iterator[Tokens]:
+    """The tokens of each document, followed by `eot`: (number of its tokens,)."""
+    kind = token_type(vocab_size)
+    for batch in _batches(documents):
+        for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
+            yield np.array([*encoding.ids, eot], kind)
 
 
-def _batches(documents: Sequence[str]) -> Iterator[list[str]]:
+def token_type(vocab_size: int) -> np.dtype[Any]:
+    """Of arrays of tokens: uint16 where they fit it, else uint32."""
+    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+
+
+def vocabulary_size(tokenizer: Tokenizer) -> int:
+    """One more than the largest id."""
+    return 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
+
+
+def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
     """Cut `documents` into runs of about a million characters, to bound the encoder's memory."""
     batch: list[str] = []
     characters = 0
@@ -215,6 +231,11 @@ def _batches(documents: Sequence[str]) -> Iterator[list[str]]:
             batch, characters = [], 0
     if batch:
         yield batch
+
+
+def source_name(source: str | None) -> str:
+    """As it is told in a corpus."""
+    return source or f"documentation and standard library of Python {python_version()}"
 
 
 def _describe(documents: Sequence[str], tokens: Tokens) -> SplitDescription:

@@ -1,6 +1,6 @@
 """Sizes and choices of a decoder, in transformers' names."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from transformers import PreTrainedConfig
 
@@ -8,6 +8,7 @@ from headway.errors import HeadwayError
 from headway.mechanisms.base import Dims, Mechanism
 from headway.mechanisms.compose import check_list
 from headway.mechanisms.fields import nearest
+from headway.mechanisms.recommended import RECOMMENDED, RECOMMENDED_FIELDS
 from headway.mechanisms.sizes import dims_of, mechanisms_of
 
 CHOICES = {
@@ -84,6 +85,26 @@ class HeadwayConfig(PreTrainedConfig):
         self.mechanisms = [m.to_dict() if isinstance(m, Mechanism) else m for m in listed]
         self._check()
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def recommended(cls, **fields: Any) -> Self:
+        """A configuration with the mechanisms that are worth having together.
+
+        Which these are was found by the study `combine` (docs/combine.md).
+
+        Args:
+            fields: all others, such as sizes.
+
+        Raises:
+            HeadwayError: a field that is recommended, or a wrong one.
+        """
+        chosen = {"mechanisms": RECOMMENDED, **RECOMMENDED_FIELDS}
+        for name in chosen.keys() & fields.keys():
+            raise HeadwayError(
+                f"{name}: {fields[name]!r} is not accepted here, where it is what is recommended; "
+                f"accepted are other fields, or HeadwayConfig({name}=...)"
+            )
+        return cls(**fields, **chosen)
 
     def _check(self) -> None:
         for field, accepted in CHOICES.items():

@@ -36,6 +36,7 @@ class SelectiveAttention(Mechanism):
         query, key, value: which projections are scaled (paper: query and value).
         token: `f`: 'shared' `w . gelu(raw projection)`; 'mlp' a two-layer perceptron of the hidden
             state; 'frequency' one number times the standardised log frequency of the token;
+            'constant' one number that is the same for all tokens, the control without features;
             'none' leaves the token part out.
         position: with the position part or not.
         per_head: a temperature of its own for every head, or one a layer.
@@ -52,7 +53,7 @@ class SelectiveAttention(Mechanism):
     query: bool = True
     key: bool = False
     value: bool = True
-    token: Literal["shared", "mlp", "frequency", "none"] = "shared"
+    token: Literal["shared", "mlp", "frequency", "constant", "none"] = "shared"
     position: bool = True
     per_head: bool = False
     init: Literal["paper", "identity"] = "paper"
@@ -111,6 +112,8 @@ class SelectiveAttentionModule(MechanismModule):
                 shown[f"{target} position slope"] = part.slope().detach()
             if part.spec.token == "frequency":
                 shown[f"{target} frequency weight"] = part.weight.detach()
+            if part.spec.token == "constant":
+                shown[f"{target} constant"] = part.weight.detach().tanh()
         return shown
 
 
@@ -128,7 +131,7 @@ class Temperature(Learned):
         elif spec.token == "mlp":
             self.hidden = nn.Linear(dims.hidden_size, dims.hidden_size, bias=False)
             self.weight = parameter(taus, dims.hidden_size)
-        elif spec.token == "frequency":
+        elif spec.token in ("frequency", "constant"):
             self.weight = parameter(taus)
         self.reset_parameters()
 
@@ -168,4 +171,6 @@ class Temperature(Learned):
                 )
             scaled = self.weight[:, None] * ctx.log_frequency[:, None, :]
             return tau + scaled.tanh()
+        if self.spec.token == "constant":
+            return tau + self.weight[:, None].tanh()
         return tau

@@ -14,15 +14,21 @@ from headway.report.cells import Table
 from headway.studies import claims
 from headway.studies.amicl_study import AMICL
 from headway.studies.claim_page import claim_table, told, write_claim_page
+from headway.studies.combine import COMBINE
+from headway.studies.denoise_study import DENOISE
+from headway.studies.graph_study import GRAPH
 from headway.studies.hops_study import HOPS
 from headway.studies.icl_classification import ICL_CLASSIFICATION
 from headway.studies.induction_study import INDUCTION
 from headway.studies.kv_shift_lm import KV_SHIFT_LM
 from headway.studies.ngram_study import NGRAM
+from headway.studies.passkey_study import PASSKEY
 from headway.studies.run_files import read_runs
 from headway.studies.running import run_study, still_missing
 from headway.studies.selective_lm import SELECTIVE_LM
 from headway.studies.selective_theory import SELECTIVE_THEORY
+from headway.studies.shortcuts_modalities import SHORTCUTS_MODALITIES
+from headway.studies.shortcuts_text import SHORTCUTS_TEXT
 from headway.studies.sink_arms import COMPARED
 from headway.studies.sink_growth import grow_sinks
 from headway.studies.sink_page import write_sink_page
@@ -91,6 +97,11 @@ def _grow_sinks(settings: StudySettings, command: str) -> dict[str, dict[str, An
         raise HeadwayError(
             f"seeds: {settings.seeds} is not accepted; the study sinks takes one seed, --seed"
         )
+    if settings.executor != "local":
+        raise HeadwayError(
+            f"executor: {settings.executor!r} is not accepted by the study sinks; accepted is "
+            "'local', with other --arms on each machine and the same --out"
+        )
     return grow_sinks(settings, command)
 
 
@@ -110,6 +121,12 @@ CLAIM_STUDIES = (
     KV_SHIFT_LM,
     VALUE_STREAM_LM,
     SELECTIVE_LM,
+    COMBINE,
+    DENOISE,
+    GRAPH,
+    PASSKEY,
+    SHORTCUTS_TEXT,
+    SHORTCUTS_MODALITIES,
 )
 """Those whose verdicts stand in the ledger, in its order."""
 

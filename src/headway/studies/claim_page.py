@@ -62,7 +62,8 @@ def render(study: Study, results: Results) -> str:
     sections = [
         Section("claims", "Claims", study.measure, tables=(claim_table(study, results),)),
         Section("measured", "What was measured", study.differs[results.size],
-                study.figures(results), nothing="No figure can be drawn yet."),
+                study.figures(results), study.tables(results),
+                nothing="No figure can be drawn yet."),
     ]  # fmt: skip
     facts = [
         ("Arms", pairs({arm: study.arms[arm] for arm in arms})),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from headway.report.statistics import SIGNIFICANCE, holm
 
 if TYPE_CHECKING:
+    from headway.report.cells import Table
     from headway.report.figures import Figure
     from headway_settings import StudySettings
 
@@ -265,6 +266,7 @@ class Study:
             and all of them when they are done.
         perform: does runs in any order and grouping; each pair is written as it comes.
         figures: drawn from the results.
+        tables: of them, besides that of the claims.
     """
 
     name: str
@@ -280,6 +282,7 @@ class Study:
     runs: Callable[[StudySettings, Results], Sequence[Run]]
     perform: Callable[[Sequence[Run], StudySettings], Iterator[tuple[Run, Measures]]]
     figures: Callable[[Results], Sequence[Figure]]
+    tables: Callable[[Results], Sequence[Table]] = lambda _: ()
 
     @property
     def counts(self) -> str:

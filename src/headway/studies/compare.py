@@ -4,10 +4,12 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import torch
 
-from headway.corpora.tokens import TokenCorpus, build_corpus
+from headway.corpora.cache import text_corpus
+from headway.corpora.tokens import TokenCorpus, is_corpus
 from headway.decoder import HeadwayConfig, HeadwayForCausalLM
 from headway.errors import HeadwayError
 from headway.mechanisms import Mechanism
@@ -202,10 +204,10 @@ def _size(config: HeadwayConfig) -> int:
 
 
 def _corpus(settings: CompareSettings) -> TokenCorpus:
+    asked = (settings.text, settings.tokenizer, settings.vocab_size, settings.max_characters)
+    if settings.text is not None and is_corpus(Path(settings.text)):
+        return text_corpus(*asked)
     folder = settings.out / "corpus"
     if not folder.exists():
-        built = build_corpus(
-            settings.text, settings.tokenizer, settings.vocab_size, settings.max_characters
-        )
-        built.save(folder)
+        text_corpus(*asked).save(folder)
     return TokenCorpus.load(folder)

@@ -8,22 +8,24 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from headway.corpora.batches import ResidentWindows, validation_windows
-from headway.corpora.tokens import TokenCorpus, build_corpus
+from headway.corpora.cache import text_corpus
+from headway.corpora.tokens import TokenCorpus, is_corpus
 from headway.decoder import HeadwayConfig, HeadwayForCausalLM
 from headway.errors import HeadwayError
 from headway.mechanisms import Mechanism
 from headway.studies.claims import Measures, Run, Size
-from headway.studies.lm_rates import Rates
+from headway.studies.lm_rates import SHARE, Rates
 from headway.studies.provenance import device_of
 from headway.studies.sink_results import shared_corpus
-from headway.studies.tuning import TUNING
+from headway.studies.tuning import TEST, TUNING
 from headway.training.initialise import seed_weights
 from headway.training.probes import validate
 from headway.training.recipe import Recipe
@@ -57,6 +59,8 @@ class Arm:
         mechanisms: of every layer.
         shape: which one of the extent's.
         fields: of its `HeadwayConfig`, besides those of all arms.
+        wider: by how much its feed-forward parts are wider.
+        continues: the arm whose trained model it goes on from, where it does not start anew.
         at: learning rates at which it is run; none: its own is tuned.
     """
 
@@ -64,6 +68,8 @@ class Arm:
     mechanisms: tuple[Mechanism, ...] = ()
     shape: int = 0
     fields: Mapping[str, Any] = field(default_factory=dict)
+    wider: int = 0
+    continues: str | None = None
     at: tuple[float, ...] = ()
 
 
@@ -75,6 +81,7 @@ class Extent:
         shapes: that arms choose from.
         fields: of the `HeadwayConfig` of all arms.
         context: tokens.
+        tokenizer: of tokens that are made here.
         vocab_size: of the BPE, trained on the training split.
         max_characters: of text that is read.
         batch_size: sequences a step.
@@ -86,6 +93,7 @@ class Extent:
     shapes: tuple[Shape, ...]
     fields: Mapping[str, Any] = field(default_factory=dict)
     context: int
+    tokenizer: Literal["bpe", "characters"] = "bpe"
     vocab_size: int
     max_characters: int
     batch_size: int
@@ -112,6 +120,24 @@ class Extent:
             f"{self.held_tokens:,} tokens of the test split."
         )
 
+    def config(self, arm: Arm, vocab_size: int, eot: int) -> HeadwayConfig:
+        """Of an arm's model, for a vocabulary whose documents end with a token `eot`."""
+        shape = self.shapes[arm.shape]
+        fields: dict[str, Any] = {
+            "hidden_size": shape.width,
+            "num_hidden_layers": shape.layers,
+            "num_attention_heads": shape.heads,
+            "num_key_value_heads": shape.kv_heads,
+            "max_position_embeddings": self.context,
+            "vocab_size": vocab_size,
+            "eos_token_id": eot,
+            "mechanisms": arm.mechanisms,
+        }
+        made = HeadwayConfig(**fields | dict(self.fields) | dict(arm.fields))
+        assert made.intermediate_size is not None
+        made.intermediate_size += arm.wider
+        return made
+
 
 @dataclass(frozen=True, eq=False)
 class Course:
@@ -126,6 +152,11 @@ class Course:
         """Optimiser steps a run."""
         return self.settings.steps or self.extent.steps
 
+    def steps_of(self, run: Run) -> int:
+        """Optimiser steps of one run: its share of all, with a whole schedule of its own."""
+        share: float = run.options.get(SHARE, 1)
+        return max(1, round(self.steps * share))
+
     @property
     def batch_size(self) -> int:
         """Sequences a step."""
@@ -137,19 +168,32 @@ class Course:
         return device_of(self.settings.device)
 
     @cached_property
+    def folder(self) -> Path:
+        """Where the tokens lie: `--corpus` itself where that is a corpus, else inside of it."""
+        assert self.settings.out is not None
+        folder, extent = self.settings.corpus or self.settings.out / "corpus", self.extent
+        if is_corpus(folder):
+            return folder
+        size = f"-{extent.vocab_size}" if extent.tokenizer == "bpe" else ""
+        return folder / f"{extent.tokenizer}{size}-{extent.max_characters}"
+
+    @cached_property
     def corpus(self) -> TokenCorpus:
         """The tokens, made where they are missing; studies that share a folder share them.
 
         Raises:
             HeadwayError: the folder holds those of another text.
         """
-        asked, extent = self.settings, self.extent
-        assert asked.out is not None
-        folder = asked.corpus or asked.out / "corpus"
-        made = shared_corpus(
-            folder / f"bpe-{extent.vocab_size}-{extent.max_characters}",
-            lambda: build_corpus(asked.text, "bpe", extent.vocab_size, extent.max_characters),
-        )
+        asked, extent, folder = self.settings, self.extent, self.folder
+        if is_corpus(folder):
+            made = TokenCorpus.load(folder)
+        else:
+            made = shared_corpus(
+                folder,
+                lambda: text_corpus(
+                    asked.text, extent.tokenizer, extent.vocab_size, extent.max_characters
+                ),
+            )
         source = made.description.source
         if asked.text is not None and source != asked.text:
             raise HeadwayError(
@@ -158,14 +202,20 @@ class Course:
             )
         return made
 
+    @property
+    def text_hash(self) -> str:
+        """Of the training tokens; results of one folder share it."""
+        return self.corpus.description.train.sha256[:16]
+
     @cached_property
     def counts(self) -> Tensor:
         """`(V,)`, how often each token occurs in the training split."""
         return torch.from_numpy(np.bincount(self.corpus.train, minlength=self.corpus.vocab_size))
 
     def held(self, run: Run) -> Tensor:
-        """Windows `(N, T + 1)` that a run is judged on."""
-        return self._held_out["validation" if run.options["stage"] == TUNING else "test"]
+        """Windows `(N, T + 1)` that a run is judged on: test where arms are compared, and
+        validation where something is chosen."""
+        return self._held_out["test" if run.options["stage"] == TEST else "validation"]
 
     @cached_property
     def _held_out(self) -> dict[str, Tensor]:
@@ -175,26 +225,15 @@ class Course:
             "test": validation_windows(self.corpus.test, context, most, "test"),
         }
 
-    def data(self, seed: int) -> ResidentWindows:
-        """Training windows in the order of a seed, the same for all arms."""
+    def data(self, run: Run) -> ResidentWindows:
+        """Training windows in the order of a run's seed, the same for all arms."""
         return ResidentWindows(
-            self.corpus.train, self.extent.context, self.batch_size, seed, self.device
+            self.corpus.train, self.extent.context, self.batch_size, run.seed, self.device
         )
 
     def config(self, arm: Arm) -> HeadwayConfig:
         """Of an arm's model."""
-        shape = self.extent.shapes[arm.shape]
-        fields: dict[str, Any] = {
-            "hidden_size": shape.width,
-            "num_hidden_layers": shape.layers,
-            "num_attention_heads": shape.heads,
-            "num_key_value_heads": shape.kv_heads,
-            "max_position_embeddings": self.extent.context,
-            "vocab_size": self.corpus.vocab_size,
-            "eos_token_id": self.corpus.eot,
-            "mechanisms": arm.mechanisms,
-        }
-        return HeadwayConfig(**fields | dict(self.extent.fields) | dict(arm.fields))
+        return self.extent.config(arm, self.corpus.vocab_size, self.corpus.eot)
 
     def drawn(self, run: Run) -> HeadwayForCausalLM:
         """The model of a run before training; arms of a seed share all that they have in common."""
@@ -222,14 +261,14 @@ class Course:
         Raises:
             HeadwayError: more seconds than were given; the run leaves no result.
         """
-        model, asked = self.drawn(run), self.settings
-        recipe = Recipe(steps=self.steps, learning_rate=run.options["rate"], weight_decay=0.1)
-        every = max(1, self.steps // POINTS)
+        model, asked, steps = self.drawn(run), self.settings, self.steps_of(run)
+        recipe = Recipe(steps=steps, learning_rate=run.options["rate"], weight_decay=0.1)
+        every = max(1, steps // POINTS)
         curve: list[tuple[int, float]] = []
         losses: list[float] = []
         loss, speed, started = math.nan, 0.0, time.perf_counter()
         try:
-            for step in train(model, self.data(run.seed), recipe, asked.dtype, asked.compile):
+            for step in train(model, self.data(run), recipe, asked.dtype, asked.compile):
                 losses.append(step.loss)
                 speed = step.tokens_per_second
                 if step.number % every == 0:
@@ -239,7 +278,7 @@ class Course:
                 if asked.seconds is not None and passed > asked.seconds:
                     raise HeadwayError(
                         f"seconds: {asked.seconds:g} were over at step {step.number} of "
-                        f"{self.steps} of {run.arm}; finished runs are kept, accepted are more "
+                        f"{steps} of {run.arm}; finished runs are kept, accepted are more "
                         "seconds or fewer --steps"
                     )
             loss = self.loss(model, run)
@@ -252,10 +291,10 @@ class Course:
             "diverged": not loss < unigram,
             "unigram": round(unigram, DIGITS),
             "parameters": model.num_parameters(),
-            "tokens": self.steps * self.batch_size * self.extent.context,
+            "tokens": steps * self.batch_size * self.extent.context,
             "held_tokens": self.held(run)[:, 1:].numel(),
             "tokens_per_second": round(speed),
-            "corpus": self.corpus.description.train.sha256[:16],
+            "corpus": self.text_hash,
         }
         if run.options["stage"] != TUNING:
             measures["curve"] = curve
@@ -267,7 +306,10 @@ Look = Callable[[Course, HeadwayForCausalLM, Run], Measures]
 
 
 def performing(
-    arms: Mapping[str, Arm], extents: Mapping[Size, Extent], look: Look
+    arms: Mapping[str, Arm],
+    extents: Mapping[Size, Extent],
+    look: Look,
+    course_of: Callable[[Mapping[str, Arm], Extent, StudySettings], Course] = Course,
 ) -> Callable[[Sequence[Run], StudySettings], Iterator[tuple[Run, Measures]]]:
     """`Study.perform`: each run is trained and judged; those that are compared, looked at too.
 
@@ -275,13 +317,14 @@ def performing(
         arms: of the study.
         extents: by size.
         look: at a model whose loss is finite, in evaluation mode.
+        course_of: what trains them, from arms, extent and settings.
     """
 
     def perform(runs: Sequence[Run], settings: StudySettings) -> Iterator[tuple[Run, Measures]]:
         for name in ("steps", "batch_size", "seconds"):
             if (value := getattr(settings, name)) is not None and not value > 0:
                 raise HeadwayError(f"{name}: {value} is not accepted; accepted is more than 0")
-        course = Course(arms, extents[settings.size], settings)
+        course = course_of(arms, extents[settings.size], settings)
         for run in runs:
             model, measures = course.trained(run)
             if run.options["stage"] != TUNING and measures["finished"]:

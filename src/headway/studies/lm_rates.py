@@ -6,8 +6,9 @@ Where the best one is the least or largest that was tried, further ones are trie
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from headway.errors import HeadwayError
 from headway.report.curves import bands
@@ -16,6 +17,10 @@ from headway.studies.claims import Result, Results, Run
 from headway.studies.running import seeds_of
 from headway.studies.tuning import FIRST_TUNING_SEED, TEST, TUNING
 from headway_settings import StudySettings
+
+SHARE = "share"
+"""Option of a run: the share of an arm's steps that it takes; without it, all of them."""
+NO_SHARES: Mapping[str, Sequence[float]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +49,11 @@ class Rates:
         return [_run(arm, FIRST_TUNING_SEED, TUNING, rate) for rate in rates], done
 
     def runs(
-        self, arms: Mapping[str, Sequence[float]], settings: StudySettings, results: Results
+        self,
+        arms: Mapping[str, Sequence[float]],
+        settings: StudySettings,
+        results: Results,
+        shares: Mapping[str, Sequence[float]] = NO_SHARES,
     ) -> list[Run]:
         """All runs that are known: races first, then arms at the rate that won or at given ones.
 
@@ -52,6 +61,7 @@ class Rates:
             arms: with the rates at which they are run; none: the one that wins.
             settings: with the seeds that are compared.
             results: that are there.
+            shares: of the steps that arms are run with besides, at the rate of the whole run.
 
         Raises:
             HeadwayError: seeds that rates are tuned on, or results of different texts.
@@ -76,12 +86,16 @@ class Rates:
                 races += raced
                 tested[arm] = () if best is None else (best,)
         return races + [
-            _run(arm, seed, TEST, rate) for seed in seeds for arm in arms for rate in tested[arm]
+            _run(arm, seed, TEST, rate, share)
+            for seed in seeds
+            for arm in arms
+            for rate in tested[arm]
+            for share in (*shares.get(arm, ()), None)
         ]
 
 
-def _run(arm: str, seed: int, stage: str, rate: float) -> Run:
-    return Run(arm, seed, {"stage": stage, "rate": rate})
+def _run(arm: str, seed: int, stage: str, rate: float, share: float | None = None) -> Run:
+    return Run(arm, seed, {"stage": stage, "rate": rate} | ({SHARE: share} if share else {}))
 
 
 def _tuning_losses(results: Results, arm: str) -> dict[float, float]:
@@ -95,14 +109,21 @@ def best_rate(results: Results, arm: str) -> float | None:
     return min(sorted(losses), key=lambda rate: losses[rate], default=None)
 
 
-def compared(results: Results, arm: str, rate: float | None = None) -> list[Result]:
-    """The runs of an arm that are compared, at a rate or at its best."""
+def compared(
+    results: Results, arm: str, rate: float | None = None, share: float | None = None
+) -> list[Result]:
+    """The runs of an arm that are compared, at a rate or at its best, with a share of its steps or
+    with all."""
     rate = best_rate(results, arm) if rate is None else rate
-    return results.of([arm], stage=TEST, rate=rate)
+    return results.of([arm], stage=TEST, rate=rate, share=share)
 
 
 def measured(
-    results: Results, arm: str, *names: str, rate: float | None = None
+    results: Results,
+    arm: str,
+    *names: str,
+    rate: float | None = None,
+    share: float | None = None,
 ) -> dict[int, float]:
     """A measure by seed of the runs that are compared, where there is one.
 
@@ -111,9 +132,10 @@ def measured(
         arm: of it.
         names: of the measure and, where it has parts, of these.
         rate: learning rate; None: its best.
+        share: of its steps; None: all of them.
     """
     found: dict[int, float] = {}
-    for result in compared(results, arm, rate):
+    for result in compared(results, arm, rate, share):
         value: object = result.measures
         for name in names:
             value = value.get(name) if isinstance(value, Mapping) else None
@@ -130,21 +152,41 @@ BY_RATE = CurveText("by-rate", "Validation loss over the learning rate",
                     "nats per token")  # fmt: skip
 
 
-def loss_figures(arms: Sequence[str], results: Results) -> list[Figure]:
-    """Training losses, and losses over the rates that were tried."""
+def loss_figures(
+    arms: Sequence[str],
+    results: Results,
+    *,
+    condition: str = "",
+    own: Collection[str] | None = None,
+) -> list[Figure]:
+    """Training losses, and losses over the rates that were tried.
+
+    Args:
+        arms: of the study.
+        results: of it.
+        condition: the name of what some arms have in common that are drawn apart from others.
+        own: those arms; None: all.
+    """
     there = [arm for arm in arms if results.of([arm])]
+    drawn_arms = [arm for arm in there if own is None or arm in own]
     training = {
         arm: [
             (float(tokens), loss)
             for result in compared(results, arm)
             for tokens, loss in result.measures["curve"]
         ]
-        for arm in there
+        for arm in drawn_arms
     }
-    raced = {arm: list(_tuning_losses(results, arm).items()) for arm in there}
+    raced = {arm: list(_tuning_losses(results, arm).items()) for arm in drawn_arms}
     drawn = []
     if shown := bands(training):
-        drawn.append(curve_figure(TRAINING, shown, there))
+        drawn.append(curve_figure(_text_of(TRAINING, condition), shown, there))
     if shown := bands(raced):
-        drawn.append(curve_figure(BY_RATE, shown, there, {"type": "log"}))
+        drawn.append(curve_figure(_text_of(BY_RATE, condition), shown, there, {"type": "log"}))
     return drawn
+
+
+def _text_of(text: CurveText, condition: str) -> CurveText:
+    if not condition:
+        return text
+    return replace(text, id=f"{text.id}-{condition}", title=f"{text.title}: {condition}")

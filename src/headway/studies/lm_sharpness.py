@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,6 +88,16 @@ class Temperatures:
 
         return see
 
+    def sharpening(self) -> Tensor:
+        """`(L,)` or a 1, by how much temperatures sharpen scores: means over tokens, of queries
+        times those of keys."""
+        factors = [
+            torch.stack([tau.mean() for tau in self.tau[target]])
+            for target in ("query", "key")
+            if target in self.tau
+        ]
+        return math.prod(factors, start=torch.ones((), dtype=torch.float64))
+
     def told(self, target: str, log_frequency: Tensor) -> dict[str, Any]:
         """Mean, spread, correlations, and means by frequency, over layers.
 
@@ -113,8 +124,8 @@ def _mean_correlation(x: Tensor, y: Tensor) -> float:
     return float(((a * b).sum(1) / spread).mean())
 
 
-def operator_norm(model: HeadwayForCausalLM) -> float:
-    """Mean over layers and heads of the largest singular value of W_q W_k^T."""
+def operator_norms(model: HeadwayForCausalLM) -> Tensor:
+    """`(L,)`, the largest singular value of W_q W_k^T in each layer, mean over heads."""
     config, found = model.config, []
     dims = config.dims()
     for layer in model.model.layers:
@@ -123,4 +134,4 @@ def operator_norm(model: HeadwayForCausalLM) -> float:
         k = attention.k_proj.weight.detach().double().unflatten(0, (-1, dims.head_dim))
         k = k.repeat_interleave(len(q) // len(k), dim=0)
         found.append(torch.linalg.matrix_norm(q.transpose(1, 2) @ k, 2).mean())
-    return float(torch.stack(found).mean())
+    return torch.stack(found)

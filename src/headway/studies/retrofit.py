@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from headway.corpora.batches import Windows, validation_windows
-from headway.corpora.tokens import TokenCorpus
+from headway.corpora.tokens import TokenCorpus, is_corpus
 from headway.errors import HeadwayError
 from headway.hosts.attach import check_fit
 from headway.hosts.model import HostModel
@@ -21,7 +22,7 @@ from headway.mechanisms import Mechanism
 from headway.studies.journal import Journal
 from headway.studies.progress import Progress
 from headway.studies.provenance import device_of, header
-from headway.studies.retrofit_corpus import encode_corpus, end_of_text
+from headway.studies.retrofit_corpus import built_corpus, cached_corpus, end_of_text
 from headway.studies.retrofit_mechanisms import retrofitted
 from headway.studies.retrofit_model import (
     Source,
@@ -246,9 +247,10 @@ def _check_context(settings: RetrofitSettings, config: Any) -> None:
 
 
 def _corpus(settings: RetrofitSettings, source: Source) -> TokenCorpus:
+    asked = (source.tokenizer, source.config.vocab_size)
+    if settings.text is not None and is_corpus(Path(settings.text)):
+        return built_corpus(settings.text, *asked)
     folder = settings.out / "corpus"
     if not folder.exists():
-        encode_corpus(
-            settings.text, source.tokenizer, source.config.vocab_size, settings.max_characters
-        ).save(folder)
+        cached_corpus(settings.text, *asked, settings.max_characters).save(folder)
     return TokenCorpus.load(folder)

@@ -2,10 +2,13 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer
 
+from headway.corpora.cache import built_once, same_tokens
 from headway.corpora.splits import SPLITS, split_documents
 from headway.corpora.text import read_documents
 from headway.corpora.tokens import CorpusDescription, SplitDescription, TokenCorpus, Tokens
@@ -56,6 +59,52 @@ def encode_corpus(
             described["test"],
         ),
     )
+
+
+def cached_corpus(
+    source: str | None, tokenizer: Any, vocab_size: int, max_characters: int
+) -> TokenCorpus:
+    """As `encode_corpus`, found in the cache where it was made before."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    made = None
+    if backend is not None:
+        around = [end_of_text(tokenizer), tokenizer("")["input_ids"]]
+        identity = ["retrofit", backend.to_str(), around, vocab_size, max_characters]
+        made = built_once(
+            source,
+            identity,
+            lambda out: encode_corpus(source, tokenizer, vocab_size, max_characters).save(out),
+        )
+    if made is None:
+        return encode_corpus(source, tokenizer, vocab_size, max_characters)
+    return replace(
+        made, description=replace(made.description, source=source or "the sources of Python")
+    )
+
+
+def built_corpus(folder: str, tokenizer: Any, vocab_size: int) -> TokenCorpus:
+    """A corpus of `headway corpus build`, where it is in the tokens of a model.
+
+    Raises:
+        HeadwayError: it was built with another tokenizer, or the model's puts tokens around a text
+            that a built corpus has not.
+    """
+    corpus = TokenCorpus.load(folder)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    eot = end_of_text(tokenizer)
+    own = Tokenizer.from_str(corpus.tokenizer_json)
+    if backend is None or not same_tokens(own, backend) or corpus.vocab_size > vocab_size:
+        raise HeadwayError(
+            f"text: the corpus {folder!r} was built with another tokenizer than the model's; "
+            f"accepted is one of `headway corpus build text PATH --tokenizer MODEL/tokenizer.json`"
+        )
+    around = [token for token in tokenizer("")["input_ids"] if token != eot]
+    if around or corpus.eot != eot:
+        raise HeadwayError(
+            f"text: the documents of the corpus {folder!r} end with the token {corpus.eot} alone, "
+            f"and the model reads {[*around, '...', eot]}; accepted is raw text"
+        )
+    return corpus
 
 
 def end_of_text(tokenizer: Any) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from headway_settings import StudySettings
 
 COMMON = frozenset(
     {"name", "list", "size", "arms", "seed", "seeds", "out", "device", "page", "json"}
+    | {"executor", "executor_options", "job"}
 )
 """Settings that every study takes."""
 ABOUT_PLACE = frozenset({"corpus", "compile", "save", "seconds"})
@@ -39,31 +40,59 @@ def run_study(study: Study, settings: StudySettings, command: str) -> Results:
         HeadwayError: a wrong setting, or a folder with results of other settings.
     """
     asked = settled(study, settings)
-    device = device_of(asked.device)
-    asked = replace(asked, device="cuda" if device.type == "cuda" else "cpu")
+    here = asked.executor == "local"
     folder, results = _folder(asked), _there(study, asked)
     while missing := _missing(study, asked, results):
-        before, done, started = len(results.found), 0, time.perf_counter()
-        for run, measures in study.perform(missing, asked):
-            now = time.perf_counter()
-            about = header(asked, command, device, {})
-            result = Result(
-                run,
-                measures,
-                command,
-                device=about["device"],
-                versions=about["versions"],
-                ended=about["started"],
-                seconds=now - started,
-            )
+        before = len(results.found)
+        found = (results_of if here else _spread)(study, missing, asked, command)
+        for done, result in enumerate(found, start=1):
             add_run(folder, study, results, result)
-            done, started = done + 1, now
             took = f"{result.seconds:.1f} s, {done} of {len(missing)}"
-            _say(f"{study.name}: {_told(run)} done in {took}")
+            _say(f"{study.name}: {_told(result.run)} done in {took}")
         results = _there(study, asked)
         if len(results.found) == before:
             raise RuntimeError(f"the study {study.name} did none of the runs that it asked for")
     return results
+
+
+def results_of(
+    study: Study, runs: Sequence[Run], settings: StudySettings, command: str
+) -> Iterator[Result]:
+    """Do runs here, on the device that the settings ask for; each with how long it took.
+
+    Args:
+        study: of the runs.
+        runs: to do.
+        settings: as they were asked for, settled.
+        command: that asked for them, for the record.
+
+    Raises:
+        HeadwayError: a wrong setting.
+    """
+    device = device_of(settings.device)
+    asked = replace(settings, device="cuda" if device.type == "cuda" else "cpu")
+    started = time.perf_counter()
+    for run, measures in study.perform(runs, asked):
+        now = time.perf_counter()
+        about = header(asked, command, device, {})
+        yield Result(
+            run,
+            measures,
+            command,
+            device=about["device"],
+            versions=about["versions"],
+            ended=about["started"],
+            seconds=now - started,
+        )
+        started = now
+
+
+def _spread(
+    study: Study, runs: Sequence[Run], settings: StudySettings, command: str
+) -> Iterator[Result]:
+    from headway.studies.spread import spread
+
+    return spread(study.name, runs, settings, command)
 
 
 def settled(study: Study, settings: StudySettings) -> StudySettings:

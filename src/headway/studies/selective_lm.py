@@ -1,27 +1,24 @@
-"""The study `selective-lm`: which temperatures make a better language model, from scratch?
+"""The study `selective-lm`: which temperatures make a better language model?
 
-The language models of arXiv 2411.12892: queries, keys and values, by the token and by its position,
-with the controls that the paper lacks. Its fine-tuning of published checkpoints is no part of this.
+The language models of arXiv 2411.12892, from scratch and fine-tuned: queries, keys and values, by
+the token and by its position, with and without QK-norm, and the controls that the paper lacks.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import product
 
 import torch
 
 from headway.decoder import HeadwayForCausalLM
-from headway.mechanisms import OutputGate, ScalableSoftmax, SelectiveAttention
 from headway.studies.claims import (
     Claim,
     Estimate,
     Measures,
     Results,
     Run,
-    Size,
     Study,
     at_least,
     at_most,
@@ -29,79 +26,24 @@ from headway.studies.claims import (
 )
 from headway.studies.estimates import mean_of
 from headway.studies.lm_claims import LOWER, OURS, SEEDS, compare
-from headway.studies.lm_course import DIGITS, HEEDS, Arm, Course, Extent, Shape, performing
-from headway.studies.lm_rates import Rates, loss_figures, measured
-from headway.studies.lm_sharpness import Spikiness, Temperatures, operator_norm
+from headway.studies.lm_course import DIGITS, HEEDS, Course, performing
+from headway.studies.lm_fine import FineCourse
+from headway.studies.lm_rates import loss_figures, measured
+from headway.studies.lm_shares import share_needed
+from headway.studies.lm_sharpness import Spikiness, Temperatures, operator_norms
+from headway.studies.selective_arms import (
+    ARMS,
+    CONTINUATIONS,
+    EXTENTS,
+    FINE,
+    SCRATCH,
+    SHARED,
+    SHARES,
+    TUNED,
+)
+from headway.studies.speed import faster
 from headway_settings import StudySettings
 
-TARGETS = {"q": ("query",), "k": ("key",), "v": ("value",), "qv": ("query", "value")}
-PARTS = ("token", "position", "both")
-NORM = {"qk_norm": True}
-
-
-def selective(target: str, part: str) -> SelectiveAttention:
-    """The mechanism of an arm.
-
-    Args:
-        target: key of `TARGETS`.
-        part: of `PARTS`.
-    """
-    return SelectiveAttention(
-        query="query" in TARGETS[target],
-        key="key" in TARGETS[target],
-        value="value" in TARGETS[target],
-        token="none" if part == "position" else "shared",
-        position=part != "token",
-    )
-
-
-ARMS = {
-    "plain": Arm(about="no temperature"),
-    **{
-        f"{target}-{part}": Arm(
-            about=f"temperature of {' and '.join(TARGETS[target])} by "
-            + ("token and position" if part == "both" else part),
-            mechanisms=(selective(target, part),),
-        )
-        for target, part in product(TARGETS, PARTS)
-    },
-    "plain-norm": Arm(about="no temperature, QK-norm", fields=NORM),
-    "qv-both-norm": Arm(
-        about="temperature of query and value by token and position, QK-norm",
-        mechanisms=(selective("qv", "both"),),
-        fields=NORM,
-    ),
-    "scalable-softmax": Arm(
-        about="a learned slope of ln n and a learned constant in each head",
-        mechanisms=(ScalableSoftmax(bias=True, init="identity"),),
-    ),
-    "output-gate": Arm(
-        about="a gate on each head's output", mechanisms=(OutputGate(granularity="head"),)
-    ),
-}
-
-EXTENTS: Mapping[Size, Extent] = {
-    "small": Extent(
-        shapes=(Shape(layers=2, width=48, heads=3, kv_heads=3),),
-        context=128,
-        vocab_size=1024,
-        max_characters=2_000_000,
-        batch_size=8,
-        steps=150,
-        held_tokens=32_768,
-        rates=Rates(first=(8e-3,), most=1),
-    ),
-    "paper": Extent(
-        shapes=(Shape(layers=6, width=384, heads=6, kv_heads=6),),
-        context=512,
-        vocab_size=8192,
-        max_characters=100_000_000,
-        batch_size=64,
-        steps=1_000,
-        held_tokens=1_048_576,
-        rates=Rates(first=(2e-3, 4e-3), most=5),
-    ),
-}
 LOOKED_AT = 16
 """Windows of the test split that attention is looked at in."""
 
@@ -119,21 +61,25 @@ def look(course: Course, model: HeadwayForCausalLM, run: Run) -> Measures:
         model(ids, use_cache=False, logits_to_keep=1, probe=spikiness)
     by_position = spikiness.means()
     places = [2**n - 1 for n in range(len(by_position).bit_length())]
+    norms = operator_norms(model)
     frequency = (course.counts + 1.0).log()[ids]
     return {
         "spikiness": round(float(by_position.mean()), DIGITS),
         "spikiness_by_position": [
             (place + 1, round(float(by_position[place]), DIGITS)) for place in places
         ],
-        "operator_norm": round(operator_norm(model), DIGITS),
+        "operator_norm": round(float(norms.mean()), DIGITS),
+        "tempered_norm": round(float((norms * temperatures.sharpening()).mean()), DIGITS),
         "temperatures": {
             target: temperatures.told(target, frequency) for target in temperatures.tau
         },
     }
 
 
-def _norm_ratio(results: Results) -> Estimate | None:
-    plain, ours = (measured(results, arm, "operator_norm") for arm in ("plain", "qv-both"))
+def _norm_ratio(name: str, results: Results) -> Estimate | None:
+    """Plain's operator norm over that of temperatures, counted without or with them."""
+    plain = measured(results, "plain", "operator_norm")
+    ours = measured(results, "qv-both", name)
     return mean_of({seed: plain[seed] / ours[seed] for seed in sorted(plain.keys() & ours.keys())})
 
 
@@ -148,32 +94,86 @@ RELATED = "-0.006 (perplexity 26.681 to 26.514)"
 PPL_GAIN = math.log(26.514 / 26.681)
 
 
-def _claim(sentence: str, arm: str, base: str, source: str, told: str = "lower") -> Claim:
+def _claim(
+    sentence: str, arm: str, base: str, source: str, told: str = "lower", differs: str = ""
+) -> Claim:
     """A claim that an arm has the lower loss."""
-    return compare(f"{sentence} (nats, less {base}'s)", source, None, LOWER, arm, base, told=told)
+    return compare(f"{sentence} (nats, less {base}'s)", source, None, LOWER, arm, base, told=told,
+                   differs=differs)  # fmt: skip
 
 
 TABLE_5, TABLE_6 = f"{PAPER}, text on Table 5", f"{PAPER}, text on Table 6"
+THERE = "There official checkpoints and Wikitext, 3.5M tokens."
+
+
+def _grid(start: str, way: str, differs: str = "") -> tuple[Claim, ...]:
+    """The claims on projections and parts, of arms whose names start so.
+
+    Args:
+        start: of the names.
+        way: how the arms were trained, the last word of each sentence.
+        differs: where our set-up differs.
+    """
+
+    def claim(sentence: str, arm: str, base: str, source: str) -> Claim:
+        return _claim(f"{sentence}{way}", start + arm, start + base, source, differs=differs)
+
+    return (
+        claim("Temperatures of queries alone lower the loss", "q-both", "plain", TABLE_5),
+        claim("Temperatures of values alone lower the loss", "v-both", "plain", TABLE_5),
+        compare(f"Temperatures of keys alone do not lower the loss{way} (nats, less "
+                f"{start}plain's)", TABLE_5, None, at_least(-0.005), f"{start}k-both",
+                f"{start}plain", told="as plain or worse", differs=differs),
+        claim("Queries and values together are better than queries alone", "qv-both", "q-both",
+              TABLE_5),
+        claim("Token and position together are better than the token", "qv-both", "qv-token",
+              TABLE_6),
+        claim("Token and position together are better than the position", "qv-both",
+              "qv-position", TABLE_6),
+    )  # fmt: skip
+
+
+def _fewer_steps(way: str, start: str, source: str, published: float | None, told: str,
+                 differs: str) -> Claim:  # fmt: skip
+    """A claim on the steps to the loss that plain ends with."""
+    arm, base = f"{start}qv-both", f"{start}plain"
+    return Claim(
+        claim=f"Temperatures get to plain's final loss with fewer steps{way}: share of plain's",
+        source=source, published=published, told=told, shown=".2f",
+        criterion=faster(1 if published is None else published), arms=(arm, base),
+        estimate=partial(share_needed, arm, base, SHARES), sizes=("paper",), seeds=SEEDS,
+        differs=f"{differs}Each number of steps is a run with a whole schedule; straight lines "
+        f"between {', '.join(f'{share:g}' for share in SHARES)} and 1, the least stands for any "
+        "smaller one, infinity for more than all.",
+    )  # fmt: skip
+
+
 CLAIMS = (
     compare("Temperatures of queries and values lower the loss (nats, less plain's)",
             f"{PAPER}, Pythia-160M, second-hand", PPL_GAIN, difference(PPL_GAIN), "qv-both",
             "plain", told=RELATED, differs="There per word of Wikitext after SlimPajama."),
-    _claim("Temperatures of queries alone lower the loss", "q-both", "plain", TABLE_5),
-    _claim("Temperatures of values alone lower the loss", "v-both", "plain", TABLE_5),
-    compare("Temperatures of keys alone do not lower the loss (nats, less plain's)", TABLE_5, None,
-            at_least(-0.005), "k-both", "plain", told="as plain or worse"),
-    _claim("Queries and values together are better than queries alone", "qv-both", "q-both",
-           TABLE_5),
-    _claim("Token and position together are better than the token", "qv-both", "qv-token",
-           TABLE_6),
-    _claim("Token and position together are better than the position", "qv-both", "qv-position",
-           TABLE_6),
+    *_grid("", ""),
+    compare("Temperatures of queries and values lower the loss, fine-tuned (nats, less "
+            "fine-plain's)", TABLE_5, None, LOWER, f"{FINE}qv-both", f"{FINE}plain", told="lower",
+            differs=THERE),
+    *_grid(FINE, ", fine-tuned", THERE),
+    _fewer_steps(", fine-tuned", FINE, f"{PAPER}, Figure 4", 1 / 1.45, "0.69 (1.45 times fewer)",
+                 "There Llama fine-tuned on Wikitext. "),
+    _fewer_steps("", "", OURS, None, "not tested", ""),
+    _claim("The temperature is better than as many parameters in a wider feed-forward part",
+           "qv-both", "plain-wide", OURS, "not tested"),
+    _claim("The temperature is better than a learned number of each head", "qv-both",
+           "head-constant", OURS, "not tested"),
+    _claim("The temperature is better than a learned number of each head, fine-tuned",
+           f"{FINE}qv-both", f"{FINE}head-constant", OURS, "not tested"),
     _claim("The temperature is better than a learned slope of ln n and a constant in each head",
            "qv-both", "scalable-softmax", OURS, "not tested"),
     _claim("The temperature is better than an output gate of each head", "qv-both", "output-gate",
            OURS, "not tested"),
     _claim("Under QK-norm, where nothing else sets a query's sharpness, temperatures lower the "
            "loss", "qv-both-norm", "plain-norm", OURS, "not tested"),
+    _claim("Under QK-norm temperatures lower the loss, fine-tuned", f"{FINE}qv-both-norm",
+           f"{FINE}plain-norm", OURS, "not tested"),
     compare("Attention is spikier (mean of ||s||_1 / (n ||s||_2^2), less plain's)",
             f"{PAPER}, Figure 2", 0.26 - 0.39, difference(0.26 - 0.39), "qv-both", "plain",
             told="-0.13 (0.39 to 0.26)", part=("spikiness",), shown="+.3f",
@@ -181,8 +181,14 @@ CLAIMS = (
     Claim(
         claim="The operator norm of W_q W_k^T is smaller: plain's over that with temperatures",
         source=f"{PAPER}, Figure 2", published=3.0, told="about 3", shown=".2f",
-        criterion=at_least(2), arms=("plain", "qv-both"), estimate=_norm_ratio, sizes=("paper",),
-        seeds=SEEDS,
+        criterion=at_least(2), arms=("plain", "qv-both"),
+        estimate=partial(_norm_ratio, "operator_norm"), sizes=("paper",), seeds=SEEDS,
+    ),
+    Claim(
+        claim="It is smaller with the temperature counted too: plain's over tau x the norm",
+        source=OURS, published=None, told="not tested", shown=".2f",
+        criterion=at_least(2), arms=("plain", "qv-both"),
+        estimate=partial(_norm_ratio, "tempered_norm"), sizes=("paper",), seeds=SEEDS,
     ),
     Claim(
         claim="Shared temperatures add less than 0.5 % of parameters",
@@ -194,8 +200,19 @@ CLAIMS = (
 
 
 def _runs(settings: StudySettings, results: Results) -> list[Run]:
-    return EXTENTS[settings.size].rates.runs(
-        {name: arm.at for name, arm in ARMS.items()}, settings, results
+    scratch = EXTENTS[settings.size].rates.runs(
+        dict.fromkeys(SCRATCH, ()), settings, results, SHARED
+    )
+    tuned = CONTINUATIONS[settings.size].rates.runs(
+        dict.fromkeys(TUNED, ()), settings, results, SHARED
+    )
+    return scratch + tuned
+
+
+def _perform(runs: Sequence[Run], settings: StudySettings) -> Iterator[tuple[Run, Measures]]:
+    continuation = CONTINUATIONS[settings.size]
+    return performing(ARMS, EXTENTS, look, partial(FineCourse, continuation=continuation))(
+        runs, settings
     )
 
 
@@ -205,21 +222,21 @@ SELECTIVE_LM = Study(
     "language model with spikier attention.",
     source=f"{PAPER}, language models",
     published="perplexity of Pythia-160M 26.681 to 26.514, GPT-2 36.503 to 34.618 (second-hand); "
-    "spikiness 0.39 to 0.26; operator norms a third; keys alone do not help",
+    "1.45 times fewer steps to the same perplexity; spikiness 0.39 to 0.26; operator norms a "
+    "third; keys alone do not help",
     arms={name: arm.about for name, arm in ARMS.items()},
     measure="Loss on held-out text in nats per token, paired by seed, each arm at the learning "
-    "rate that is best for it; spikiness of attention and what temperatures follow, on "
+    "rate that is best for it; spikiness of attention, and what temperatures follow, on "
     f"{LOOKED_AT} windows of the test split.",
     claims=CLAIMS,
     seeds={"small": 2, "paper": 3},
     differs={
-        size: "From scratch only, no fine-tuning of published models. The paper states no initial "
-        "values: the token part starts at zero, the slope of ln n at 0.0113, as in the official "
-        f"code. {extent.told}"
+        size: "The paper states no initial values: the token part starts at zero, the slope of "
+        f"ln n at 0.0113, as in the official code. {extent.told} {CONTINUATIONS[size].told}"
         for size, extent in EXTENTS.items()
     },
     heeds=HEEDS,
     runs=_runs,
-    perform=lambda runs, settings: performing(ARMS, EXTENTS, look)(runs, settings),
+    perform=_perform,
     figures=partial(loss_figures, tuple(ARMS)),
 )

@@ -21,8 +21,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from headway.corpora.batches import ResidentWindows, validation_windows
+from headway.corpora.cache import text_corpus
 from headway.corpora.storage import new_folder
-from headway.corpora.tokens import TokenCorpus, build_corpus
+from headway.corpora.tokens import TokenCorpus
 from headway.decoder import HeadwayForCausalLM
 from headway.errors import HeadwayError
 from headway.report import words
@@ -91,7 +92,7 @@ class Plan:
         size = self.size
         return shared_corpus(
             self.settings.corpus or self.out / "corpus",
-            lambda: build_corpus(self.settings.text, "bpe", size.vocab_size, size.max_characters),
+            lambda: text_corpus(self.settings.text, "bpe", size.vocab_size, size.max_characters),
         )
 
     @property

@@ -1,10 +1,13 @@
 """What is measured beside the training loss: validation, and learning in context."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from headway.decoder import HeadwayForCausalLM
 from headway.ops.attention import Visibility, scores
@@ -44,13 +47,29 @@ class Validation:
 
 
 @torch.no_grad()
-def validate(model: HeadwayForCausalLM, windows: Tensor, batch_size: int, dtype: str) -> Validation:
-    """Losses on `windows` `(N, T + 1)`."""
+def validate(
+    model: HeadwayForCausalLM,
+    windows: Tensor,
+    batch_size: int,
+    dtype: str,
+    positions: Callable[[Tensor], dict[str, Tensor]] | None = None,
+) -> Validation:
+    """Losses on `windows` `(N, T + 1)`.
+
+    Args:
+        model: any of transformers' form.
+        windows: held out.
+        batch_size: windows a forward pass.
+        dtype: of the arithmetic.
+        positions: of ids `(B, T)` further arguments of the model; none.
+    """
     model.eval()
     total = torch.zeros(windows.shape[1] - 1, dtype=torch.float64)
     for chunk in windows.split(batch_size):
         with precision(model.device, dtype):
-            losses = next_token_loss(model, chunk.to(model.device))
+            chunk = chunk.to(model.device)
+            further = positions(chunk[:, :-1]) if positions is not None else {}
+            losses = next_token_loss(model, chunk, **further)
         total += losses.double().sum(0).cpu()
     by_position = total / len(windows)
     return Validation(float(by_position.mean()), by_position)
@@ -102,17 +121,31 @@ class Repetition:
 @torch.no_grad()
 def repeat_probe(model: HeadwayForCausalLM, context: int, sequences: int, dtype: str) -> Repetition:
     """Accuracy and prefix matching on random sequences of `context // 2` tokens, repeated."""
+    matching = PrefixMatching(context // 2)
+    accuracy = repeat_accuracy(model, context, sequences, dtype, probe=matching)
+    return Repetition(accuracy, [matching.scores[s] for s in sorted(matching.scores)])
+
+
+@torch.no_grad()
+def repeat_accuracy(
+    model: PreTrainedModel, context: int, sequences: int, dtype: str, **inputs: Any
+) -> float:
+    """The share of right predictions alone, of any causal language model.
+
+    Args:
+        model: of transformers.
+        context, sequences, dtype: as of `repeat_probe`.
+        inputs: further arguments of the model.
+    """
     model.eval()
     period = context // 2
     drawn = torch.Generator().manual_seed(0)
     half = torch.randint(1, model.config.vocab_size, (sequences, period), generator=drawn)
     tokens = torch.cat([half, half], dim=1).to(model.device)
-    matching = PrefixMatching(period)
     with precision(model.device, dtype):
-        logits = model(tokens, use_cache=False, probe=matching).logits
+        logits = model(tokens, use_cache=False, **inputs).logits
     guessed = logits[:, period:-1].argmax(-1)
-    accuracy = (guessed == tokens[:, period + 1 :]).float().mean().item()
-    return Repetition(accuracy, [matching.scores[s] for s in sorted(matching.scores)])
+    return float((guessed == tokens[:, period + 1 :]).float().mean())
 
 
 def learned_numbers(model: HeadwayForCausalLM) -> dict[str, list[object]]:

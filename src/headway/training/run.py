@@ -53,9 +53,15 @@ def precision(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def next_token_loss(model: nn.Module, windows: Tensor) -> Tensor:
-    """Losses `(B, T)` in nats for windows `(B, T + 1)`, in float32."""
-    logits = model(windows[:, :-1], use_cache=False).logits
+def next_token_loss(model: nn.Module, windows: Tensor, **inputs: Tensor) -> Tensor:
+    """Losses `(B, T)` in nats for windows `(B, T + 1)`, in float32.
+
+    Args:
+        model: of transformers' form.
+        windows: of tokens.
+        inputs: further arguments of the model, such as `position_ids`.
+    """
+    logits = model(windows[:, :-1], use_cache=False, **inputs).logits
     flat = F.cross_entropy(logits.flatten(0, 1).float(), windows[:, 1:].flatten(), reduction="none")
     return flat.view(windows.shape[0], -1)
 

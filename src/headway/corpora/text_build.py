@@ -1,0 +1,162 @@
+"""Text of any size to a corpus: read once, split, waiting on the disk, encoded in parallel."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from headway.corpora import spool
+from headway.corpora.optional import optional_package
+from headway.corpora.parts import (
+    Encoded,
+    Report,
+    encode_parts,
+    require_few,
+    waiting_folder,
+    write_parts,
+)
+from headway.corpora.splits import SplitName
+from headway.corpora.spool import Spool, Stretch
+from headway.corpora.storage import read_file, write_file
+from headway.corpora.text import source_digest, stream_documents
+from headway.corpora.tokenizer import end_of_text, load_tokenizer, require_size
+from headway.corpora.tokens import Skipped, encode_documents, source_name, vocabulary_size
+from headway.errors import HeadwayError
+from headway.files import writing_to
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_PARALLELISM = "TOKENIZERS_PARALLELISM"  # read by the library at every call
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """Documents that are encoded together; threads do, as the library leaves others free."""
+
+    stretch: Stretch
+    tokenizer: Tokenizer
+
+    @property
+    def split(self) -> SplitName:
+        """Of the documents."""
+        return self.stretch.split
+
+    @property
+    def count(self) -> int:
+        """Documents."""
+        return self.stretch.documents
+
+    @property
+    def size(self) -> int:
+        """Bytes of text."""
+        return self.stretch.size
+
+    def encode(self) -> Encoded:
+        """The tokens of each document and the end of text."""
+        eot, size = end_of_text(self.tokenizer), vocabulary_size(self.tokenizer)
+        pieces = list(encode_documents(self.tokenizer, self.stretch.read(), eot, size))
+        return Encoded(pieces, self.stretch.documents, self.stretch.characters)
+
+
+def build_text(
+    source: str | None,
+    tokenizer: str,
+    vocab_size: int,
+    max_characters: int,
+    out: Path,
+    workers: int | None,
+    max_skipped: float,
+    report: Report,
+) -> None:
+    """Read `source`, split it by document, tokenise it into the new folder `out`.
+
+    The corpus is that of `headway.corpora.build_corpus`, however many `workers` there are. What is
+    read waits on the disk, as large as the text, beside finished parts of tokens, and the same call
+    continues from both; memory is bounded by parts of a few million characters and the longest
+    document (and, for 'bpe', the different words).
+
+    Arguments are those of `read_documents`, `load_tokenizer` and `encode_parts`, and so are the
+    errors; a folder may have up to the share `max_skipped` of broken files.
+    """
+    encoder = None
+    if tokenizer == "bpe":
+        require_size(vocab_size)
+        identity = f"bpe {vocab_size}"
+    else:
+        encoder = load_tokenizer(tokenizer, (), vocab_size)
+        identity = encoder.to_str()
+    waiting = waiting_folder(out, ["text", source_digest(source), identity, max_characters])
+    with writing_to(waiting):
+        skips = max_skipped > 0  # else the first broken file is the error
+        held = Spool.load(waiting) or _read(source, max_characters, skips, waiting, report)
+        require_few(held.skipped, held.files, max_skipped)
+        encoder = encoder or _trained(held, vocab_size, waiting, report)
+        parts = [TextPart(stretch, encoder) for stretch in held.stretches]
+        size = vocabulary_size(encoder)
+        with _one_core_a_call():
+            records = encode_parts(parts, size, waiting, workers, True, report)
+        told = {"source": source_name(source), "kind": "text", "skipped": held.skipped}
+        eot = end_of_text(encoder)
+        write_parts(parts, records, waiting, out, encoder.to_str(), size, eot, told, {})
+
+
+def _read(
+    source: str | None, max_characters: int, skips: bool, waiting: Path, report: Report
+) -> Spool:
+    """Read the source once; nothing is left where that fails."""
+    spool.empty(waiting)
+    files: list[str] = []
+    skipped: list[Skipped] = []
+
+    def told(path: str, reason: str | None) -> None:
+        files.append(path)
+        if reason is not None:
+            skipped.append(Skipped(os.path.relpath(path, str(source)), reason))
+
+    try:
+        found: list[Stretch] = []
+        documents = stream_documents(source, max_characters, told if skips else None)
+        for stretch in spool.write_stretches(documents, waiting):
+            found.append(stretch)
+            read = sum(one.characters for one in found)
+            report(0, 1, f"{read:,} characters read")
+        held = Spool(tuple(spool.ordered(found, waiting)), len(files), tuple(skipped))
+    except HeadwayError:
+        spool.empty(waiting)
+        waiting.rmdir()
+        raise
+    held.save(waiting)
+    return held
+
+
+def _trained(held: Spool, vocab_size: int, waiting: Path, report: Report) -> Tokenizer:
+    """A byte-level BPE of the training split, kept for a build that continues."""
+    kept = waiting / "tokenizer.json"
+    if not kept.exists():
+        report(0, 1, f"a tokenizer of {vocab_size:,} tokens is trained")
+        trained = load_tokenizer("bpe", held.documents("train"), vocab_size)
+        write_file(kept.with_suffix(".new"), trained.to_str().encode())
+        kept.with_suffix(".new").rename(kept)
+    library = optional_package("tokenizers", "tokenizer")
+    tokenizer: Tokenizer = library.Tokenizer.from_str(read_file(kept).decode())
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+@contextmanager
+def _one_core_a_call() -> Iterator[None]:
+    """Parts are encoded side by side, so a call into the library takes one core."""
+    before = os.environ.get(_PARALLELISM)
+    os.environ[_PARALLELISM] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_PARALLELISM]
+        else:
+            os.environ[_PARALLELISM] = before

@@ -1,0 +1,19 @@
+"""The mechanisms that are worth having together, as the study `combine` found them."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from headway.mechanisms.base import Mechanism
+from headway.mechanisms.kv_shift import KVShift
+from headway.mechanisms.output_gate import OutputGate
+from headway.mechanisms.selective_attention import SelectiveAttention
+
+RECOMMENDED: tuple[Mechanism, ...] = (
+    KVShift(),
+    SelectiveAttention(),
+    OutputGate(granularity="head"),
+)
+"""In the order of the data."""
+RECOMMENDED_FIELDS: Mapping[str, Any] = MappingProxyType({})
+"""Of `HeadwayConfig`, besides its mechanisms."""

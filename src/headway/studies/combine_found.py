@@ -1,0 +1,57 @@
+"""What results of the study `combine` say: effects of parts, what is chosen, tokens and time."""
+
+from __future__ import annotations
+
+from statistics import median
+
+from headway.studies.claims import Estimate, Results
+from headway.studies.combine_parts import DESIGN, PLAIN, SHARES, SUBSETS, name_of
+from headway.studies.estimates import paired, resampled
+from headway.studies.factorial import Subset
+from headway.studies.lm_cost import COST
+from headway.studies.lm_rates import measured
+from headway.studies.lm_shares import share_needed, share_without_interval
+
+SCREENED = "screening"
+"""Stage of the runs of the design."""
+
+
+def effects_on(results: Results, name: str) -> dict[str, Estimate]:
+    """What each part does to a measure of the screening; nothing before it is whole."""
+    responses: dict[Subset, dict[int, float]] = {}
+    for result in results.of(map(name_of, DESIGN.runs), stage=SCREENED):
+        if (value := result.measures.get(name)) is not None:
+            responses.setdefault(SUBSETS[result.run.arm], {})[result.run.seed] = float(value)
+    return DESIGN.effects(responses)
+
+
+def chosen_parts(results: Results) -> Subset:
+    """The parts whose main effect on the loss is below zero with its interval."""
+    return tuple(part for part, effect in effects_on(results, "loss").items() if effect.high < 0)
+
+
+def loss_gap(
+    arm: str, results: Results, base: str = PLAIN, share: float | None = None
+) -> Estimate | None:
+    """The loss of an arm, with a share of its tokens, less that of another one with all."""
+    return paired(measured(results, arm, "loss", share=share), measured(results, base, "loss"))
+
+
+def tokens_needed(arm: str, results: Results) -> Estimate | None:
+    """The share of its tokens with which an arm gets to plain's final loss."""
+    return share_needed(arm, PLAIN, SHARES, results)
+
+
+def tokens_share(arm: str, results: Results) -> float | None:
+    """The same without an interval, from any number of seeds."""
+    return share_without_interval(arm, PLAIN, SHARES, results)
+
+
+def step_ratio(arm: str, results: Results) -> Estimate | None:
+    """Step time over plain's: the median of rounds with its bootstrap interval."""
+    ratios: list[tuple[float, ...]] = [
+        (ratio,)
+        for found in results.of([arm], stage=COST)
+        for ratio in found.measures["step_ratios"]
+    ]
+    return resampled(ratios, lambda rounds: median(ratio for (ratio,) in rounds))

@@ -1,0 +1,196 @@
+"""The tables of the study `combine`: what each part does, and what the chosen ones give and cost.
+
+`python -m headway.studies.combine_table docs/results/combine` prints them as Markdown.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from statistics import fmean
+
+from headway.errors import HeadwayError
+from headway.report import words
+from headway.report.cells import Table
+from headway.report.statistics import mean_or_none, paired_difference
+from headway.report.tables import escaped, markdown_table
+from headway.studies.claims import Estimate, Results
+from headway.studies.combine_found import (
+    chosen_parts,
+    effects_on,
+    step_ratio,
+    tokens_needed,
+    tokens_share,
+)
+from headway.studies.combine_parts import (
+    PARTS,
+    PLAIN,
+    SHARES,
+    STEP,
+    TOKENS,
+    name_of,
+    without,
+)
+from headway.studies.lm_rates import best_rate, measured
+from headway.studies.run_files import read_runs
+
+READING_PARTS = (
+    "Main effects in the screening, at equal operations: the mean of all runs with a part less "
+    "that of all runs without it. Loss in nats per token; chosen are parts that lower it with "
+    "their whole 95 % interval."
+)
+READING_ARMS = (
+    "Fresh seeds, each model at its own learning rate. Loss in nats per token, its differences "
+    "paired by seed. Tokens: the share of plain's with which a model gets to plain's final loss, "
+    "each share a run with a whole schedule. Step time: median over plain's of steps in turn. "
+    "In-context gain, repeat accuracy and prefix score as headway compare has them."
+)
+
+
+def part_table(results: Results) -> Table:
+    """One row a part, once the screening is done."""
+    on = {
+        name: effects_on(results, name)
+        for name in ("loss", "in_context_gain", "repeat_accuracy", "operations", "parameters")
+    }
+    chosen = chosen_parts(results)
+    return Table(
+        title="What each part does",
+        columns=(
+            "part", "what it is", "loss [95 % interval]", "in-context gain", "repeat accuracy",
+            "operations", "parameters", "chosen",
+        ),
+        rows=tuple(
+            (
+                part,
+                PARTS[part].about,
+                _effect(effect),
+                _effect(on["in_context_gain"].get(part)),
+                _effect(on["repeat_accuracy"].get(part)),
+                words.percent(round(on["operations"][part].value, 4)),
+                words.count(on["parameters"][part].value),
+                "yes" if part in chosen else "no",
+            )
+            for part, effect in on["loss"].items()
+        ),
+    )  # fmt: skip
+
+
+def arm_table(results: Results) -> Table:
+    """Plain, the chosen parts, and these less each of them, where they were run."""
+    chosen = chosen_parts(results)
+    rows = {PLAIN: PLAIN}
+    if chosen:
+        rows |= {name_of(chosen): name_of(chosen)}
+        rows |= {f"less {part}": name_of(left) for part, left in without(chosen).items() if left}
+    there = {told: arm for told, arm in rows.items() if measured(results, arm, "loss")}
+    return Table(
+        title="What the chosen parts give and cost",
+        columns=(
+            "model", "seeds", "learning rate", "loss", "less plain's [95 % interval]",
+            f"the same, with {TOKENS:g} of the tokens", "tokens to plain's loss", "step time",
+            "time to plain's loss", "parameters", "in-context gain", "repeat accuracy",
+            "prefix score",
+        ),
+        rows=tuple(_row(told, arm, results) for told, arm in there.items()),
+    )  # fmt: skip
+
+
+def _row(told: str, arm: str, results: Results) -> tuple[str, ...]:
+    rate, cost = best_rate(results, arm), step_ratio(arm, results)
+    losses, counts = (measured(results, arm, name) for name in ("loss", "parameters"))
+    share, needed = (None, words.MISSING) if arm == PLAIN else _tokens(arm, results)
+    return (
+        told,
+        str(len(losses)),
+        words.MISSING if rate is None else f"{rate:g}",
+        words.loss(fmean(losses.values())),
+        *(words.MISSING if arm == PLAIN else _gap(arm, results, share) for share in (None, TOKENS)),
+        needed,
+        words.MISSING if cost is None else f"{cost.value:.3f} [{cost.low:.3f}, {cost.high:.3f}]",
+        words.ratio(None if share is None or cost is None else share * cost.value),
+        words.count(next(iter(counts.values()))),
+        words.signed(_mean(arm, "in_context_gain", results)),
+        words.fraction(_mean(arm, "repeat_accuracy", results)),
+        words.fraction(_mean(arm, "prefix_score", results)),
+    )
+
+
+def _mean(arm: str, name: str, results: Results) -> float | None:
+    return mean_or_none(list(measured(results, arm, name).values()))
+
+
+def _gap(arm: str, results: Results, share: float | None) -> str:
+    """The loss of an arm less plain's, with its interval from two seeds on."""
+    found = paired_difference(
+        measured(results, arm, "loss", share=share), measured(results, PLAIN, "loss")
+    )
+    return f"{words.signed(found.mean)} {words.interval(found.low, found.high)}".strip()
+
+
+def _tokens(arm: str, results: Results) -> tuple[float | None, str]:
+    """The share of tokens that an arm needs, and how it is told."""
+    share, sure = tokens_share(arm, results), tokens_needed(arm, results)
+    if share is None:
+        return None, words.MISSING
+    if math.isinf(share):
+        return None, "more than all"
+    told = f"at most {share:.2f}" if share <= SHARES[0] else f"{share:.2f}"
+    return share, told if sure is None else f"{told} [{sure.low:.2f}, {sure.high:.2f}]"
+
+
+def _effect(effect: Estimate | None) -> str:
+    if effect is None:
+        return words.MISSING
+    return f"{words.signed(effect.value)} {words.interval(effect.low, effect.high)}"
+
+
+def conclusion(results: Results) -> str:
+    """What came out, in a sentence or two."""
+    if not effects_on(results, "loss"):
+        return "The screening is not done."
+    chosen = chosen_parts(results)
+    if not chosen:
+        return "The screening chooses no part: none lowers the loss with its whole interval."
+    arm = name_of(chosen)
+    said = f"The screening chooses {arm}."
+    share, told = _tokens(arm, results)
+    cost = step_ratio(arm, results)
+    if cost is None or told == words.MISSING:
+        return f"{said} It is not confirmed yet."
+    met = share is not None and share <= TOKENS and cost.value <= STEP
+    return (
+        f"{said} It gets to plain's final loss with {told} of plain's tokens at "
+        f"{cost.value:.3f} of its step time; the target, at most {TOKENS:g} and {STEP:g}, is "
+        f"{'met' if met else 'missed'}."
+    )
+
+
+def markdown(results: Results) -> str:
+    """The conclusion and both tables, for documentation."""
+    parts = [escaped(conclusion(results)), READING_PARTS, markdown_table(part_table(results)),
+             READING_ARMS, markdown_table(arm_table(results))]  # fmt: skip
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+def main(paths: list[str]) -> int:
+    """Print the tables of a folder of results as Markdown; the exit code."""
+    from headway.studies.combine import COMBINE
+
+    try:
+        found = read_runs(Path(paths[0]), COMBINE) if len(paths) == 1 else None
+        if found is None:
+            raise HeadwayError(
+                f"results: {' '.join(paths) or 'nothing'!r} is not accepted; accepted is one "
+                "folder with results of headway study combine"
+            )
+    except HeadwayError as refusal:
+        print(refusal, file=sys.stderr)
+        return 2
+    print(markdown(found), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

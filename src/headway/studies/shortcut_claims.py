@@ -1,0 +1,130 @@
+"""Claims on layerwise attention shortcuts under one condition, and what their studies say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from headway.studies.claims import Claim, Criterion, Estimate, Results, Size, at_least
+from headway.studies.estimates import mean_of
+from headway.studies.lm_claims import LOWER, OURS, SEEDS, compare
+from headway.studies.lm_rates import measured
+from headway.studies.shortcut_arms import (
+    ALL,
+    OPERATIONS,
+    OWN,
+    PARAMETERS,
+    PLAIN,
+    SAME,
+    SHORTCUT,
+    STATIC,
+    Condition,
+)
+
+PAPER = "arXiv 2409.10870"
+MAPS = f"{PAPER}, attention maps, second-hand"
+NOT_TESTED = "not tested"
+MEASURE = (
+    "Loss on held-out tokens in nats, paired by seed, each arm at the learning rate that is best "
+    "for it. Of shortcuts over positions, how the last layer's attention lies over layers and "
+    "distances, and what the loss is more when one layer is taken out of its softmax."
+)
+
+
+def _lower(condition: Condition, sentence: str, kind: str, base: str, published: str) -> Claim:
+    """A claim that an arm has the lower loss; `published` says where, or that nothing is."""
+    return compare(
+        f"{condition.name}: {sentence} (nats, less {base}'s)",
+        OURS if published == NOT_TESTED else published,
+        None,
+        LOWER,
+        condition.arm(kind),
+        condition.arm(base),
+        told=NOT_TESTED if published == NOT_TESTED else "lower; no figure could be read",
+    )
+
+
+def _mean(arm: str, name: str, results: Results) -> Estimate | None:
+    return mean_of(measured(results, arm, name))
+
+
+def _seen(
+    condition: Condition,
+    sentence: str,
+    kind: str,
+    name: str,
+    criterion: Criterion,
+    told: str,
+    shown: str = ".2f",
+) -> Claim:
+    """A claim on a measure of an arm alone; told as not tested, it is ours."""
+    arm = condition.arm(kind)
+    return Claim(
+        claim=f"{condition.name}: {sentence}",
+        source=OURS if told == NOT_TESTED else MAPS,
+        published=None,
+        told=told,
+        shown=shown,
+        criterion=criterion,
+        arms=(arm,),
+        estimate=partial(_mean, arm, name),
+        sizes=("paper",),
+        seeds=SEEDS,
+    )
+
+
+def main_claims(condition: Condition) -> tuple[Claim, ...]:
+    """Those that are tested wherever shortcuts are."""
+    lower, seen = partial(_lower, condition), partial(_seen, condition)
+    return (
+        lower("the shortcut lowers the loss", SHORTCUT, PLAIN, f"{PAPER}, abstract"),
+        lower("it does so at equal parameters", SHORTCUT, PARAMETERS, NOT_TESTED),
+        lower("it does so at equal operations", SHORTCUT, OPERATIONS, NOT_TESTED),
+        seen("attention spreads over depths: effective number of layers, the exponential of its "
+             "entropy", SHORTCUT, "effective", at_least(2), "over several depths"),
+        seen("which depth is read varies with the token: nats of the depth that follow from it",
+             SHORTCUT, "adaptive", at_least(0.05), "varies with the input", ".3f"),
+        seen("the loss follows the attention: rank correlation, over all layers before the last, "
+             "of the attention that one has and of the loss without it", ALL, "rank_correlation",
+             at_least(0.5), NOT_TESTED),
+    )  # fmt: skip
+
+
+def control_claims(condition: Condition) -> tuple[Claim, ...]:
+    """What of the shortcut does it."""
+    lower = partial(_lower, condition)
+    return (
+        lower("the shortcut is better than learned weights of the same layers", SHORTCUT, STATIC,
+              NOT_TESTED),
+        lower("reading earlier positions is better than reading the same one", SHORTCUT, SAME,
+              NOT_TESTED),
+        lower("it is the earlier layers, not the perceptrons", SHORTCUT, OWN, NOT_TESTED),
+        lower("all layers before the last lower the loss", ALL, PLAIN, f"{PAPER}, abstract"),
+        lower("all layers are better than every other one", ALL, SHORTCUT, NOT_TESTED),
+        _seen(condition, "attention is on earlier positions: share of it", SHORTCUT, "elsewhere",
+              at_least(0.5), "over positions and depths"),
+    )  # fmt: skip
+
+
+def differs(conditions: Sequence[Condition], size: Size) -> str:
+    """Where our set-up differs from the published one."""
+    told = []
+    for condition in conditions:
+        extent = condition.extents[size]
+        [shape] = extent.shapes
+        told.append(
+            f"{condition.name}: {shape.layers} layers of width {shape.width}, contexts of "
+            f"{extent.context}, "
+            f"{extent.steps:,} steps of {extent.batch_size} contexts ({extent.tokens / 1e6:.1f}M "
+            "tokens)"
+        )
+    rates = conditions[0].extents[size].rates
+    further = " and beyond where the best is at the edge," if rates.most > len(rates.first) else ""
+    return (
+        "No equation, no figure and of the sizes only the 10 layers could be read: the operation "
+        "is our reconstruction, every other layer is read as second-hand sources say, and "
+        f"perceptrons are four times as wide as the model. Ours: {'; '.join(told)}. "
+        "Warm-up over a tenth and cosine to a tenth, weight decay 0.1, clipping at 1; rates "
+        f"{', '.join(f'{rate:g}' for rate in rates.first)},{further} for every arm, on another "
+        "seed and the validation split"
+    )
