@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from headway.report.figures import CurveText
 from headway.studies import estimates
 from headway.studies.claims import Results, Run
-from headway.studies.courses import Course
+from headway.studies.courses import Course, task_batches
 from headway.studies.error_races import (
     LEAST,
     MOST,
@@ -119,7 +119,7 @@ def test_copies_learn_at_their_rate_what_their_arm_has() -> None:
     """The first step of Adam is as long as its rate."""
     runs = [run_of(arm, 0, rate) for arm in ("plain", "bias") for rate in (0.01, 0.02)]
     ensemble = RACE.together(runs, [RACE.model(run) for run in runs])
-    batch = RACE.batches(TASK, [0] * 4, "cpu")(0, 1)
+    batch = task_batches(TASK, RACE.batch, [0] * 4, "cpu")(0, 1)
     before = ensemble.rows.clone()
     ensemble.step({name: t[0] for name, t in batch.items()}, 1.0)
     moved = {n: m.abs().amax(1) for n, m in ensemble.layout.views(ensemble.rows - before).items()}
@@ -128,7 +128,7 @@ def test_copies_learn_at_their_rate_what_their_arm_has() -> None:
 
 
 def test_copies_of_a_seed_see_the_same_rows() -> None:
-    rows = RACE.batches(TASK, [3, 4, 3], "cpu")(0, 2)
+    rows = task_batches(TASK, RACE.batch, [3, 4, 3], "cpu")(0, 2)
     assert rows["inputs"].shape == (2, 3, 4, 4, 3)
     assert torch.equal(rows["inputs"][:, 0], rows["inputs"][:, 2])
     assert not torch.equal(rows["inputs"][:, 0], rows["inputs"][:, 1])

@@ -14,7 +14,7 @@ from headway.mechanisms import KVShift
 from headway.studies import estimates, induction_study
 from headway.studies.claim_page import write_claim_page
 from headway.studies.claims import Results, Run, Verdict, findings
-from headway.studies.courses import Course
+from headway.studies.courses import Course, task_batches
 from headway.studies.induction_study import (
     CLAIMS,
     INDUCTION,
@@ -105,7 +105,7 @@ def test_arms_of_a_seed_share_weights_and_data() -> None:
         assert all(torch.equal(plain[name], shared[name]) for name in common)
     name = "model.embed_tokens.weight"
     assert not torch.equal(plain[name], values("plain-2", 1)[name])
-    batch = TINY.batches([0, 0, 1], "cpu")(0, 3)
+    batch = task_batches(TINY.task, TINY.batch, [0, 0, 1], "cpu")(0, 3)
     assert batch["inputs"].shape == (3, 3, 4, 8)
     assert torch.equal(batch["inputs"][:, 0], batch["inputs"][:, 1])
     assert not torch.equal(batch["inputs"][:, 0], batch["inputs"][:, 2])
@@ -162,7 +162,7 @@ def test_copies_learn_at_their_rate_what_their_arm_has() -> None:
             (0.01, 0.02)]  # fmt: skip
     models = [TINY.model(run) for run in runs]
     ensemble = TINY.together(runs, models)
-    batch = TINY.batches([0] * 6, "cpu")(0, 1)
+    batch = task_batches(TINY.task, TINY.batch, [0] * 6, "cpu")(0, 1)
     before = ensemble.rows.clone()
     ensemble.step({name: t[0] for name, t in batch.items()}, 1.0)
     moved = ensemble.layout.views(ensemble.rows - before)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from headway.tasks.base import Task
 from headway.training.ensemble import Ensemble
 
 Batches = Callable[[int, int], Any]
@@ -116,3 +117,33 @@ def seed_of(*words: object) -> int:
 def or_never(steps: float | None) -> float:
     """Steps as a number; infinite where it never got there."""
     return math.inf if steps is None else float(steps)
+
+
+def task_batches(task: Task, rows: int, seeds: Sequence[int], device: str) -> Batches:
+    """Training data of copies with these seeds; copies with the same seed see the same.
+
+    Args:
+        task: that rows are drawn from.
+        rows: a step.
+        seeds: one a copy.
+        device: to draw on.
+    """
+    different = list(dict.fromkeys(seeds))
+    drawing = [generator_of("data", seed, device) for seed in different]
+    of_copy = torch.tensor([different.index(seed) for seed in seeds], device=device)
+
+    def batches(start: int, stop: int) -> dict[str, Tensor]:
+        steps = stop - start
+        drawn = [task.sample(steps * rows, generator) for generator in drawing]
+        parts = {"inputs": [s.inputs for s in drawn], "targets": [s.targets for s in drawn]}
+        return {
+            name: torch.stack([t.unflatten(0, (steps, -1)) for t in part], 1)[:, of_copy]
+            for name, part in parts.items()
+        }
+
+    return batches
+
+
+def generator_of(what: str, seed: int, device: str) -> torch.Generator:
+    """Random numbers of a seed for one purpose, apart from those for others."""
+    return torch.Generator(device).manual_seed(seed_of(what, seed))

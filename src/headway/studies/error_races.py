@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from headway.report.curves import bands
 from headway.report.figures import CurveText, Figure, curve_figure
 from headway.studies.claims import Estimate, Measures, Results, Run, Size, Study
-from headway.studies.courses import Batches, Course, follow, seed_of
+from headway.studies.courses import Course, follow, seed_of, task_batches
 from headway.studies.estimates import median_ratio
 from headway.studies.speed import signed_rank_p
 from headway.studies.tuning import TEST, Points, Tuning, compared_runs, measures_of
@@ -134,7 +134,7 @@ class ErrorRace(ABC):
 
         copies = follow(
             ensemble,
-            self.batches(task, [run.seed for run in runs], device),
+            task_batches(task, self.batch, [run.seed for run in runs], device),
             lambda step: 1.0,
             look,
             self.course,
@@ -173,23 +173,6 @@ class ErrorRace(ABC):
             fixed=[self.held(run.arm) for run in runs],
             compiled=compiled,
         )
-
-    def batches(self, task: Task, seeds: Sequence[int], device: str) -> Batches:
-        """Training data of copies with these seeds; copies with the same seed see the same."""
-        different = list(dict.fromkeys(seeds))
-        drawing = [torch.Generator(device).manual_seed(seed_of("data", s)) for s in different]
-        of_copy = torch.tensor([different.index(seed) for seed in seeds], device=device)
-
-        def batches(start: int, stop: int) -> dict[str, Tensor]:
-            steps = stop - start
-            drawn = [task.sample(steps * self.batch, generator) for generator in drawing]
-            parts = {"inputs": [s.inputs for s in drawn], "targets": [s.targets for s in drawn]}
-            return {
-                name: torch.stack([t.unflatten(0, (steps, -1)) for t in part], 1)[:, of_copy]
-                for name, part in parts.items()
-            }
-
-        return batches
 
     def scores(
         self, task: Task, ensemble: Ensemble, tests: Sequence[Sample]

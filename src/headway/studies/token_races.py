@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from headway.decoder import HeadwayConfig, HeadwayForCausalLM
 from headway.studies.claims import Measures, Run, Size, Study
-from headway.studies.courses import Batches, Course, Scores, follow, seed_of
+from headway.studies.courses import (
+    Course,
+    Scores,
+    follow,
+    generator_of,
+    seed_of,
+    task_batches,
+)
 from headway.studies.tuning import Tuning, last_of, measures_of, settled
 from headway.tasks.base import IGNORED, Sample, Task
 from headway.training.ensemble import Call, Ensemble
@@ -103,7 +110,7 @@ class TokenRace:
         score = self.tests(ensemble, seeds, device)
         copies = follow(
             ensemble,
-            self.batches(seeds, device),
+            task_batches(self.task, self.batch, seeds, device),
             lambda step: min(1.0, (step + 1) / self.warm_up),
             lambda: score()[self.scores[0]],
             self.course,
@@ -128,27 +135,10 @@ class TokenRace:
             compiled=compiled,
         )
 
-    def batches(self, seeds: Sequence[int], device: str) -> Batches:
-        """Training data of copies with these seeds; copies with the same seed see the same."""
-        different = list(dict.fromkeys(seeds))
-        drawing = [_generator("data", seed, device) for seed in different]
-        of_copy = torch.tensor([different.index(seed) for seed in seeds], device=device)
-
-        def batches(start: int, stop: int) -> dict[str, Tensor]:
-            steps = stop - start
-            drawn = [self.task.sample(steps * self.batch, generator) for generator in drawing]
-            parts = {"inputs": [s.inputs for s in drawn], "targets": [s.targets for s in drawn]}
-            return {
-                name: torch.stack([t.unflatten(0, (steps, -1)) for t in part], 1)[:, of_copy]
-                for name, part in parts.items()
-            }
-
-        return batches
-
     def tests(self, ensemble: Ensemble, seeds: Sequence[int], device: str) -> Scores:
         """Gives the share of right answers of each copy in the test set of its seed."""
         different = list(dict.fromkeys(seeds))
-        drawn = [self.task.sample(self.rows, _generator("tests", s, device)) for s in different]
+        drawn = [self.task.sample(self.rows, generator_of("tests", s, device)) for s in different]
         inputs = torch.stack([s.inputs for s in drawn])
         targets = torch.stack([s.targets for s in drawn])
         counted = torch.stack([self._counted(s) for s in drawn])
@@ -185,10 +175,6 @@ def _right(call: Call, batch: Mapping[str, Tensor]) -> Tensor:
     found = call(batch["inputs"], use_cache=False).logits.argmax(-1)
     right: Tensor = (found == batch["targets"])[:, None] & batch["counted"]
     return right.sum((0, 2))
-
-
-def _generator(what: str, seed: int, device: str) -> torch.Generator:
-    return torch.Generator(device).manual_seed(seed_of(what, seed))
 
 
 def decoder(
