@@ -144,16 +144,16 @@ def test_tests_score_each_copy_as_the_task_does() -> None:
     scores = ("all", "first", "later")
     found = replace(TINY, scores=scores).tests(ensemble, seeds, "cpu")()
     for number, (seed, model) in enumerate(zip(seeds, models, strict=True)):
-        sample = TASK.sample(TINY.rows, induction_study_generator(seed))
+        sample = TASK.sample(TINY.rows, induction_studygenerator_of(seed))
         wanted = accuracy(model(sample.inputs).logits, sample)
         for name in scores:
             assert found[name][number].item() == pytest.approx(wanted[name].item())
 
 
-def induction_study_generator(seed: int) -> torch.Generator:
-    from headway.studies.token_races import _generator
+def induction_studygenerator_of(seed: int) -> torch.Generator:
+    from headway.studies.courses import generator_of
 
-    return _generator("tests", seed, "cpu")
+    return generator_of("tests", seed, "cpu")
 
 
 def test_copies_learn_at_their_rate_what_their_arm_has() -> None:
