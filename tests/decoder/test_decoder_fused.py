@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from headway import HeadwayConfig, HeadwayForCausalLM, KVShift, ResidualStream, SelectiveAttention
-from headway.decoder import attention
+from headway.decoder import HeadwayCache, attention
 from headway.decoder.projection import merged
 from headway.mechanisms.fused import FusedPrologue
 
 pytest.importorskip("triton")
-from headway.ops import fused_prologue
+from headway.ops import fused_prologue, prologue_launch
 from headway.ops.prologue_launch import Learned, Numbers, Surroundings
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -152,3 +152,58 @@ def test_copies_are_mapped_one_by_one():
             alone = torch.ops.headway.prologue([x[number] for x in many], own, *rest)
             for ours, theirs in zip(mapped, alone, strict=True):
                 assert torch.equal(ours[number], theirs)
+
+
+def test_a_static_cache_keeps_what_is_learned_in_one_piece(monkeypatch):
+    monkeypatch.setenv("HEADWAY_OPS", "triton")
+    model = model_of(OTHERS, qk_norm=True).eval()
+    cache = HeadwayCache(model.config, max_cache_len=12)
+    ids = torch.randint(40, (2, 5), device=DEVICE)
+    fused, state = model.model.layers[1].self_attn.fused, cache.state(1)
+
+    def same():
+        assert state.stands
+        for kept, own in zip(fused._apart(state.numbers), fused._learned(), strict=True):
+            assert (kept is None) == (own is None)
+            assert kept is None or (torch.equal(kept, own) and kept.data_ptr() % 16 == 0)
+
+    with torch.no_grad():
+        model(ids, past_key_values=cache)
+        same()
+        address = state.numbers.data_ptr()
+        fused.query.weight.add_(1.0)
+        cache.reset()
+        assert not state.stands
+        model(ids, past_key_values=cache)
+        same()
+    assert state.numbers.data_ptr() == address
+
+
+class Nothing:
+    """Stands for a kernel that tracing only has to pass."""
+
+    def __getitem__(self, grid):
+        return lambda *args, **named: None
+
+
+def test_a_traced_token_reads_one_tensor_a_layer(monkeypatch):
+    """And none of the parameters that mechanisms learn."""
+    monkeypatch.setenv("HEADWAY_OPS", "triton")
+    model = model_of(THREE).eval()
+    cache = HeadwayCache(model.config, max_cache_len=12)
+    ids, graphs = torch.randint(40, (1, 5), device=DEVICE), []
+
+    def backend(graph, inputs):
+        graphs.append([node.name for node in graph.graph.nodes if node.op == "placeholder"])
+        return graph.forward
+
+    torch.compiler.reset()
+    with torch.no_grad():
+        model(ids, past_key_values=cache)
+        monkeypatch.setattr(prologue_launch, "forward_kernel", Nothing())
+        place = torch.full((1, 1), 5, device=DEVICE)
+        step = torch.compile(model, fullgraph=True, backend=backend, dynamic=False)
+        step(ids[:, :1], past_key_values=cache, position_ids=place)
+    (names,) = graphs
+    assert not [name for name in names if "mechanisms" in name]
+    assert sum("numbers" in name for name in names) == model.config.num_hidden_layers

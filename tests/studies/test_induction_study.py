@@ -14,7 +14,7 @@ from headway.mechanisms import KVShift
 from headway.studies import estimates, induction_study
 from headway.studies.claim_page import write_claim_page
 from headway.studies.claims import Results, Run, Verdict, findings
-from headway.studies.courses import Course, task_batches
+from headway.studies.courses import Course, generator_of, task_batches
 from headway.studies.induction_study import (
     CLAIMS,
     INDUCTION,
@@ -144,16 +144,10 @@ def test_tests_score_each_copy_as_the_task_does() -> None:
     scores = ("all", "first", "later")
     found = replace(TINY, scores=scores).tests(ensemble, seeds, "cpu")()
     for number, (seed, model) in enumerate(zip(seeds, models, strict=True)):
-        sample = TASK.sample(TINY.rows, induction_studygenerator_of(seed))
+        sample = TASK.sample(TINY.rows, generator_of("tests", seed, "cpu"))
         wanted = accuracy(model(sample.inputs).logits, sample)
         for name in scores:
             assert found[name][number].item() == pytest.approx(wanted[name].item())
-
-
-def induction_studygenerator_of(seed: int) -> torch.Generator:
-    from headway.studies.courses import generator_of
-
-    return generator_of("tests", seed, "cpu")
 
 
 def test_copies_learn_at_their_rate_what_their_arm_has() -> None:

@@ -6,6 +6,7 @@ rotates at once; `AttentionMechanisms.prologue` followed by the rotation defines
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -97,6 +98,7 @@ class FusedPrologue(nn.Module):
         self.scale = 1.0 if isinstance(scale, str) else scale
         self.from_first = stream is not None and stream.spec.source == "first"
         self.eps = 0.0 if q_norm is None else float(cast(float, q_norm.eps))
+        self.shapes: tuple[tuple[int, ...] | None, ...] = ()
         self.launch: TokenLaunch | None = None
 
     def forward(
@@ -149,7 +151,7 @@ class FusedPrologue(nn.Module):
             out = self._token_launch()(raw, self._learned(), around, numbers)
         else:
             pieces = raw if whole is None else (whole,)
-            out = fused_prologue(pieces, self._learned(), around, numbers)
+            out = fused_prologue(pieces, self._learned_of(state, in_place), around, numbers)
         if state is not None and not in_place:
             if key_before is not None:
                 state.keep("kv_shift.key", raw.k)
@@ -158,6 +160,30 @@ class FusedPrologue(nn.Module):
                     read = self.stream.mixed(raw.v, source)
                 state.keep("kv_shift.value", read)
         return out
+
+    def _learned_of(self, state: DecodeState | None, in_place: bool) -> Any:
+        """What is learned. A static cache keeps it in one piece: a traced step looks at each of
+        its tensors before it runs, which for a single token takes as long as the pass itself."""
+        if state is None or not state.static:
+            return self._learned()
+        if is_compiling() and in_place and state.stands and state.numbers is not None:
+            return self._apart(state.numbers)
+        learned = self._learned()
+        if not is_compiling():
+            self.shapes = tuple(None if p is None else tuple(p.shape) for p in learned)
+            state.keep_numbers(torch.cat([_padded(p) for p in learned if p is not None]))
+        return learned
+
+    def _apart(self, numbers: Tensor) -> Any:
+        """The learned tensors of what `_padded` put side by side."""
+        from headway.ops.prologue_launch import Learned
+
+        found, start = [], 0
+        for shape in self.shapes:
+            count = 0 if shape is None else math.prod(shape)
+            found.append(None if shape is None else numbers[start : start + count].view(shape))
+            start += count + -count % ALIGNED
+        return Learned(*found)
 
     def _learned(self) -> Any:
         from headway.ops.prologue_launch import Learned
@@ -189,6 +215,14 @@ class FusedPrologue(nn.Module):
 
 
 STREAM = ResidualStream.name
+ALIGNED = 4
+"""Numbers that a kernel reads at once, where their address allows it."""
+
+
+def _padded(numbers: Tensor) -> Tensor:
+    """In a row, in float32, followed by zeros up to a multiple of `ALIGNED`."""
+    flat = numbers.detach().float().flatten()
+    return nn.functional.pad(flat, (0, -len(flat) % ALIGNED))
 
 
 def _known(mechanism: Mechanism) -> bool:

@@ -14,12 +14,19 @@ class DecodeState:
 
     Args:
         static: keep the rows in buffers whose addresses never change (compiled decoding).
+
+    Attributes:
+        numbers: `(N,)`, what the layer's mechanisms had learned when a prompt was read, in one
+            piece: like keys and values, it is of the weights of that time.
+        stands: whether `numbers` are of the text that is held.
     """
 
     def __init__(self, static: bool = False) -> None:
         self.static = static
         self.record = False
         self.rows: dict[str, Tensor] = {}
+        self.numbers: Tensor | None = None
+        self.stands = False
         self._needed: dict[str, int] = {}
 
     def before(self, name: str, x: Tensor, count: int) -> Tensor:
@@ -58,6 +65,15 @@ class DecodeState:
         else:
             self.rows[name] = _last_rows(held, x, self._needed[name])
 
+    def keep_numbers(self, numbers: Tensor) -> None:
+        """Keep learned numbers `(N,)` at an address that never changes."""
+        if self.numbers is None:
+            self.numbers = numbers.clone()
+            torch._dynamo.mark_static_address(self.numbers)
+        else:
+            self.numbers.copy_(numbers)
+        self.stands = True
+
     def crop(self, tokens: int) -> None:
         """Forget the last `tokens` rows.
 
@@ -92,6 +108,7 @@ class DecodeState:
 
     def reset(self) -> None:
         """Forget everything; static buffers are zeroed in place."""
+        self.stands = False
         if self.static:
             for held in self.rows.values():
                 held.zero_()
