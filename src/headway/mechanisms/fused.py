@@ -171,11 +171,11 @@ class FusedPrologue(nn.Module):
         learned = self._learned()
         if not is_compiling():
             self.shapes = tuple(None if p is None else tuple(p.shape) for p in learned)
-            state.keep_numbers(torch.cat([_padded(p) for p in learned if p is not None]))
+            state.keep_numbers(_side_by_side([p for p in learned if p is not None]))
         return learned
 
     def _apart(self, numbers: Tensor) -> Any:
-        """The learned tensors of what `_padded` put side by side."""
+        """The learned tensors of what `_side_by_side` made."""
         from headway.ops.prologue_launch import Learned
 
         found, start = [], 0
@@ -219,10 +219,12 @@ ALIGNED = 4
 """Numbers that a kernel reads at once, where their address allows it."""
 
 
-def _padded(numbers: Tensor) -> Tensor:
-    """In a row, in float32, followed by zeros up to a multiple of `ALIGNED`."""
-    flat = numbers.detach().float().flatten()
-    return nn.functional.pad(flat, (0, -len(flat) % ALIGNED))
+def _side_by_side(learned: Sequence[Tensor]) -> Tensor:
+    """In a row, in float32, each followed by zeros up to a multiple of `ALIGNED`."""
+    zeros, row = learned[0].new_zeros(ALIGNED), []
+    for numbers in learned:
+        row += [numbers.detach().flatten(), zeros[: -numbers.numel() % ALIGNED]]
+    return torch.cat(row).float()
 
 
 def _known(mechanism: Mechanism) -> bool:
