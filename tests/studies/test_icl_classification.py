@@ -14,15 +14,14 @@ from torch import Tensor
 
 from headway.mechanisms.residual_stream import ResidualStream, ResidualStreamModule
 from headway.report.page import REPORT_NAME
-from headway.studies import estimates, icl_classification
+from headway.studies import estimates, icl_classification, icl_training
 from headway.studies.claim_page import write_claim_page
 from headway.studies.claims import Results, Run, Verdict, findings
-from headway.studies.courses import Course
-from headway.studies.icl_classification import (
+from headway.studies.courses import Course, generator_of
+from headway.studies.icl_classification import CLAIMS, ICL_CLASSIFICATION
+from headway.studies.icl_training import (
     ARMS,
-    CLAIMS,
     EXTENTS,
-    ICL_CLASSIFICATION,
     RACED,
     SETS,
     Extent,
@@ -61,7 +60,8 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Extent:
-    monkeypatch.setattr(icl_classification, "EXTENTS", {"small": TINY, "paper": TINY})
+    for module in (icl_classification, icl_training):
+        monkeypatch.setattr(module, "EXTENTS", {"small": TINY, "paper": TINY})
     return TINY
 
 
@@ -211,11 +211,11 @@ def test_novel_classes_are_new_at_every_step() -> None:
 def test_tests_score_each_copy_on_the_four_sets_of_its_seed() -> None:
     runs = [run_of("plain", 0), run_of("value", 0), run_of("plain", 1)]
     models = [drawn_model(TASK, run) for run in runs]
-    ensemble = Ensemble.of(models, icl_classification._loss, SGD())
-    found = icl_classification.tests(ensemble, TINY, [0, 0, 1], "cpu")(SETS)
+    ensemble = Ensemble.of(models, icl_training._loss, SGD())
+    found = icl_training.tests(ensemble, TINY, [0, 0, 1], "cpu")(SETS)
     assert tuple(found) == SETS
     for number, (run, model) in enumerate(zip(runs, models, strict=True)):
-        generator = icl_classification._generator("tests", run.seed, "cpu")
+        generator = generator_of("tests", run.seed, "cpu")
         for name, task in world_of(TASK, run.seed).test_sets().items():
             sample = task.sample(TINY.rows, generator)
             share = (model(sample.inputs).argmax(-1) == sample.targets).float().mean()
