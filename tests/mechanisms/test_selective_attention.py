@@ -45,6 +45,8 @@ def expected_tau(
                     value += math.tanh((part.weight[own] @ features).item())
                 elif spec.token == "frequency":
                     value += math.tanh((part.weight[own] * FREQUENCY[b, t]).item())
+                elif spec.token == "constant":
+                    value += math.tanh(part.weight[own].item())
                 tau[b, h, t] = value
     return tau
 
@@ -52,7 +54,7 @@ def expected_tau(
 @pytest.mark.parametrize("init", ["paper", "identity"])
 @pytest.mark.parametrize("per_head", [True, False])
 @pytest.mark.parametrize("position", [True, False])
-@pytest.mark.parametrize("token", ["shared", "mlp", "frequency", "none"])
+@pytest.mark.parametrize("token", ["shared", "mlp", "frequency", "constant", "none"])
 def test_projections_are_scaled_by_their_temperature(
     token: str, position: bool, per_head: bool, init: str
 ) -> None:
@@ -69,7 +71,7 @@ def test_projections_are_scaled_by_their_temperature(
     for target in ("query", "key", "value"):
         name = target[0]
         tau = expected_tau(spec, module.get_submodule(target), name, ctx)
-        assert tau.std() > 0.01
+        assert (tau - 1).abs().max() > 0.01
         close(getattr(after, name), getattr(before, name) * tau[..., None], 1e-9)
 
 
@@ -209,3 +211,5 @@ def test_what_is_shown_are_slopes_and_frequency_weights() -> None:
     assert torch.equal(shown["key position slope"], module.key.alpha.sigmoid())
     assert torch.equal(shown["query frequency weight"], module.query.weight)
     assert built(SelectiveAttention(position=False)).learned() == {}
+    constant = built(SelectiveAttention(token="constant", per_head=True, value=False))
+    close(constant.learned()["query constant"], constant.query.weight.tanh(), 0)

@@ -52,10 +52,10 @@ def records(folder):
 def test_presets_start_as_the_model_itself(model, name):
     """To the last bits: a mechanism may add in another order, or hold a share of 1e-8."""
     source = open_source(str(model))
-    (mechanism,) = retrofitted(name, "identity", source.hidden_size)
-    assert mechanism.starts_as_identity
+    mechanisms = retrofitted(name, "identity", source.hidden_size)
+    assert [m.starts_as_identity for m in mechanisms] == [True] * len(mechanisms) != []
     plain = arm_model(source, [], "all")
-    changed = arm_model(source, [mechanism], "all")
+    changed = arm_model(source, mechanisms, "all")
     torch.testing.assert_close(logits(changed), logits(plain), rtol=0, atol=1e-4)
 
 

@@ -93,7 +93,7 @@ TARGETS = (
     _target(f"With {TOKENS:g} of the tokens, {CHOSEN} ends with plain's loss or less (nats, less "
             "plain's with all)", f"target: {TOKENS:g} of the tokens", at_most(0), "+.4f", SEEDS,
             "The shorter run has a whole schedule of its own and the learning rate of the whole "
-            "run.", partial(loss_gap, CHOSEN, share=TOKENS), PLAIN),
+            "run.", partial(loss_gap, CHOSEN, TOKENS), PLAIN),
     _target(f"The share of its tokens with which {CHOSEN} gets to plain's final loss",
             f"target: {TOKENS:g}", at_most(TOKENS), ".2f", SEEDS, "Straight lines between runs "
             f"with {', '.join(f'{share:g}' for share in SHARES)} and all of the tokens; the least "

@@ -30,11 +30,9 @@ def chosen_parts(results: Results) -> Subset:
     return tuple(part for part, effect in effects_on(results, "loss").items() if effect.high < 0)
 
 
-def loss_gap(
-    arm: str, results: Results, base: str = PLAIN, share: float | None = None
-) -> Estimate | None:
-    """The loss of an arm, with a share of its tokens, less that of another one with all."""
-    return paired(measured(results, arm, "loss", share=share), measured(results, base, "loss"))
+def loss_gap(arm: str, share: float, results: Results) -> Estimate | None:
+    """The loss of an arm with a share of its tokens, less that of plain with all."""
+    return paired(measured(results, arm, "loss", share=share), measured(results, PLAIN, "loss"))
 
 
 def tokens_needed(arm: str, results: Results) -> Estimate | None:

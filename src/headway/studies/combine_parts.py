@@ -166,7 +166,7 @@ CONFIRMING: Mapping[Size, Extent] = {
         vocab_size=1024,
         max_characters=2_000_000,
         batch_size=8,
-        steps=200,
+        steps=400,
         held_tokens=65_536,
         rates=Rates(first=(8e-3, 16e-3), most=2),
     ),

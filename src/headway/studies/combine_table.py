@@ -137,7 +137,9 @@ def _tokens(arm: str, results: Results) -> tuple[float | None, str]:
     if math.isinf(share):
         return None, "more than all"
     told = f"at most {share:.2f}" if share <= SHARES[0] else f"{share:.2f}"
-    return share, told if sure is None else f"{told} [{sure.low:.2f}, {sure.high:.2f}]"
+    if sure is None or sure.low == sure.high:
+        return share, told
+    return share, f"{told} [{sure.low:.2f}, {sure.high:.2f}]"
 
 
 def _effect(effect: Estimate | None) -> str:
