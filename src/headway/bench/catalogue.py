@@ -8,7 +8,11 @@ from typing import Any
 from headway.bench.results import Line
 from headway.errors import HeadwayError
 
-PARTS = {"host": ("attach", "train", "decode"), "train": ("mechanisms", "llama", "wide")}
+PARTS = {
+    "host": ("attach", "train", "decode"),
+    "train": ("mechanisms", "llama", "wide"),
+    "corpora": ("read", "text", "music", "speech"),
+}
 
 
 def measure(settings: Any) -> Iterator[Line]:
@@ -35,6 +39,10 @@ def measure(settings: Any) -> Iterator[Line]:
             from headway.bench.train import bench_train
 
             return bench_train(small, only or accepted)
+        case "loop":
+            from headway.bench.loop import bench_loop
+
+            return bench_loop(small)
         case "memory":
             from headway.bench.memory import bench_memory
 
@@ -59,6 +67,10 @@ def measure(settings: Any) -> Iterator[Line]:
             from headway.bench.ensemble import bench_ensemble
 
             return bench_ensemble(small)
+        case "corpora":
+            from headway.bench.corpora import bench_corpora
+
+            return bench_corpora(small, only or accepted)
         case _:
             from headway.bench.sinks import bench_sinks
 

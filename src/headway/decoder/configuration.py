@@ -43,6 +43,17 @@ class HeadwayConfig(PreTrainedConfig):
 
     model_type = "headway"
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    base_model_tp_plan: ClassVar[dict[str, str]] = {
+        "embed_tokens": "embedding_rowwise",
+        "layers.*.self_attn": "headway_heads",
+        "layers.*.self_attn.q_proj": "colwise",
+        "layers.*.self_attn.k_proj": "colwise",
+        "layers.*.self_attn.v_proj": "colwise",
+        "layers.*.self_attn.o_proj": "rowwise",
+        "layers.*.mlp.gate_proj": "colwise",
+        "layers.*.mlp.up_proj": "colwise",
+        "layers.*.mlp.down_proj": "rowwise",
+    }
 
     vocab_size: int = 32_000
     hidden_size: int = 256

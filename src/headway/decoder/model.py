@@ -234,6 +234,7 @@ class HeadwayForCausalLM(HeadwayGeneration, HeadwayPreTrainedModel, GenerationMi
     """The decoder with a language-model head, for training and `generate`."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+    _tp_plan = {"lm_head": "colwise_gather_output"}  # noqa: RUF012
 
     def __init__(self, config: HeadwayConfig) -> None:
         super().__init__(config)

@@ -1,7 +1,8 @@
 """A decoder whose layers are shared out to several processes, heads by heads.
 
-The plan is transformers' own, in its words, and so are the styles of matrices; what is added is the
-style of what mechanisms learn for each head, which goes where the head goes.
+The plan is one of transformers, `HeadwayConfig.base_model_tp_plan`, and so are the styles of
+matrices; what is added is the style of what mechanisms learn for each head, which goes where the
+head goes. `from_pretrained` takes the plan as it is, to generate with a model that is shared out.
 """
 
 from __future__ import annotations
@@ -23,43 +24,38 @@ from headway.decoder.attention import Attention
 from headway.decoder.configuration import HeadwayConfig
 from headway.decoder.model import HeadwayForCausalLM
 from headway.errors import HeadwayError
-from headway.mechanisms import LayerShortcut, SelectiveAttention
 from headway.mechanisms.compose import AttentionMechanisms, Norm
 from headway.mechanisms.context import QKV, Context
+from headway.mechanisms.selective_attention import Temperature
 
 # transformers keeps them elsewhere today, where this name still leads.
 STYLES: Any = tensor_parallel.__dict__["ALL_PARALLEL_STYLES"]
 
-PLAN = {
-    "self_attn": "headway_heads",
-    "self_attn.q_proj": "colwise",
-    "self_attn.k_proj": "colwise",
-    "self_attn.v_proj": "colwise",
-    "self_attn.o_proj": "rowwise",
-    "mlp.gate_proj": "colwise",
-    "mlp.up_proj": "colwise",
-    "mlp.down_proj": "rowwise",
-}
-"""Style of each module of a layer. Embedding, head, norms and what reads over depth stay whole:
-they see whole hidden states, whose gradients are whole in every process."""
+LAYER = "layers.*."
+"""What names of the plan begin with that stand for the parts of a layer."""
 
 
 def share_out(model: HeadwayForCausalLM, mesh: DeviceMesh) -> None:
     """Share the layers of a model out, in place; every process holds the same whole model before.
+
+    Embedding and head stay whole, so that the loss can be computed without all logits.
 
     Args:
         model: our decoder.
         mesh: of one dimension.
 
     Raises:
-        HeadwayError: heads or widths cannot be shared out evenly, or a mechanism or an encoding
-            reads all heads at once.
+        HeadwayError: heads or widths cannot be shared out evenly, or ALiBi, which has slopes of
+            all heads.
     """
     check_shares(model.config, mesh.size())
     for layer in model.model.layers:
-        if not isinstance(layer.self_attn, Attention):
-            raise AssertionError("a whole layer's attention was replaced")  # check_shares refused
-        for name, style in PLAN.items():
+        # Attention over depth reads whole hidden states; a layer that it replaces keeps it whole.
+        replaced = not isinstance(layer.self_attn, Attention)
+        for rule_name, style in model.config.base_model_tp_plan.items():
+            name = rule_name.removeprefix(LAYER)
+            if name == rule_name or (replaced and name.startswith("self_attn")):
+                continue
             try:
                 module = layer.get_submodule(name)
             except AttributeError:
@@ -89,18 +85,6 @@ def check_shares(config: HeadwayConfig, processes: int) -> None:
             "tensor_parallel: position='alibi' has slopes of all heads; accepted are rope, learned "
             "and none"
         )
-    for mechanism in config.mechanism_list():
-        shared = isinstance(mechanism, SelectiveAttention) and mechanism.token == "shared"
-        if shared and not getattr(mechanism, "per_head", False):
-            raise HeadwayError(
-                "tensor_parallel: selective_attention with token='shared' reads all heads at once; "
-                "accepted is per_head=true, or another token part"
-            )
-        if isinstance(mechanism, LayerShortcut) and mechanism.mode == "replace":
-            raise HeadwayError(
-                "tensor_parallel: layer_shortcut with mode='replace' is not shared out; accepted "
-                "is mode='add'"
-            )
 
 
 class HeadsParallel(TensorParallelLayer):
@@ -112,7 +96,11 @@ class HeadsParallel(TensorParallelLayer):
 
     def install_forward(self, module: nn.Module, mesh: DeviceMesh) -> nn.Module:
         """Build the mechanisms of the local heads, and let the forward see local tensors."""
-        assert isinstance(module, Attention)
+        if not isinstance(module, Attention):
+            raise HeadwayError(
+                "tp_plan: layer_shortcut with mode='replace' is not accepted; accepted is "
+                "mode='add', or training it with --tensor-parallel"
+            )
         module.mechanisms = _local_mechanisms(module.mechanisms, module.built_for, mesh)
         module.fused = None
         for norm in (module.q_norm, module.k_norm):
@@ -137,9 +125,6 @@ class HeadsParallel(TensorParallelLayer):
         finally:
             for part, name, parameter in replaced:
                 part._parameters[name] = parameter
-
-
-STYLES.register("headway_heads", HeadsParallel())
 
 
 class LocalMechanisms(AttentionMechanisms):
@@ -179,6 +164,9 @@ def _local_mechanisms(
     )
     local = LocalMechanisms(mechanisms, share, layer_idx)
     local.group = mesh.get_group()
+    for module in local.modules():
+        if isinstance(module, Temperature):
+            module.across = lambda score: _SumOfBoth.apply(score, local.group)
     values = dict(whole.named_parameters())
     for name, parameter in list(local.named_parameters()):
         value = values[name]
@@ -200,6 +188,19 @@ def _local(parameter: DTensor, mesh: DeviceMesh) -> Tensor:
     return local
 
 
+class _SumOfBoth(torch.autograd.Function):
+    """The sum over all processes, forward and backward: each goes on with it for its own heads."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group = group
+        return _all_reduced(x, group)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _all_reduced(gradients[0], ctx.group), None
+
+
 class _SumOfGradients(torch.autograd.Function):
     """Nothing forward; backward the sum over all processes."""
 
@@ -210,6 +211,10 @@ class _SumOfGradients(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        gradient = gradients[0].contiguous()
-        dist.all_reduce(gradient, group=ctx.group)
-        return gradient, None
+        return _all_reduced(gradients[0], ctx.group), None
+
+
+def _all_reduced(x: Tensor, group: dist.ProcessGroup) -> Tensor:
+    total = x.contiguous().clone()
+    dist.all_reduce(total, group=group)
+    return total

@@ -1,6 +1,7 @@
 """Selective self-attention, SSA (arXiv 2411.12892)."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,7 +19,7 @@ from headway.mechanisms.base import (
     parameter,
 )
 from headway.mechanisms.context import QKV, Context
-from headway.ops.temperature import position_temperature, token_temperature
+from headway.ops.temperature import position_temperature, token_score, token_temperature
 
 SLOPE_OFFSET = 0.5
 """What the sigmoid is lowered by where the slope starts at zero."""
@@ -118,7 +119,13 @@ class SelectiveAttentionModule(MechanismModule):
 
 
 class Temperature(Learned):
-    """`tau` of one projection: `(B, heads or 1, T)`."""
+    """`tau` of one projection: `(B, heads or 1, T)`.
+
+    Attributes:
+        across: sums what the processes found of their heads, where several share them.
+    """
+
+    across: Callable[[Tensor], Tensor] | None = None
 
     def __init__(self, spec: SelectiveAttention, dims: Dims, heads: int) -> None:
         super().__init__()
@@ -158,7 +165,8 @@ class Temperature(Learned):
             if self.spec.per_head:
                 return tau + token_temperature(raw, self.weight)
             flat = raw.transpose(1, 2).flatten(2).unsqueeze(1)
-            return tau + token_temperature(flat, self.weight.flatten().unsqueeze(0))
+            score = token_score(flat, self.weight.flatten().unsqueeze(0))
+            return tau + (score if self.across is None else self.across(score)).tanh()
         if self.spec.token == "mlp":
             if ctx.hidden is None:
                 raise HeadwayError("selective_attention: token='mlp' needs Context.hidden")

@@ -28,5 +28,10 @@ def token_temperature(features: Tensor, weights: Tensor) -> Tensor:
     Returns:
         `(B, H, T)`, one temperature a head and token.
     """
+    return token_score(features, weights).tanh()
+
+
+def token_score(features: Tensor, weights: Tensor) -> Tensor:
+    """What `token_temperature` takes the tanh of, `(B, H, T)`."""
     gelu = torch.nn.functional.gelu(features)
-    return torch.einsum("bhtd,hd->bht", gelu, weights.to(features.dtype)).tanh()
+    return torch.einsum("bhtd,hd->bht", gelu, weights.to(features.dtype))

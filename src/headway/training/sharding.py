@@ -1,0 +1,74 @@
+"""Which parts of a model are sharded over processes: the policy; torch and transformers do it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+
+from headway.decoder import HeadwayForCausalLM
+from headway.decoder.tensor_parallel import share_out
+from headway.training.processes import Processes
+from headway_train_settings import TrainSettings
+
+
+def shard(
+    model: nn.Module, settings: TrainSettings, processes: Processes, device: torch.device
+) -> nn.Module:
+    """Shard a model in place, on its device.
+
+    One unit a layer and one for the rest: streams and depth reads, which cross layers, are
+    activations and pass between units as they are.
+
+    Args:
+        model: on the CPU, the same in every process.
+        settings: of the run.
+        processes: that there are.
+        device: of this process.
+    """
+    mesh = _mesh(settings, processes, device)
+    if settings.tensor_parallel > 1:
+        share_out(cast(HeadwayForCausalLM, model.to(device)), mesh["tensor"])
+    if settings.sharding == "none":
+        return model
+    mesh = mesh["replicate", "shard"] if settings.sharding == "hsdp" else mesh["shard"]
+    kinds = set(getattr(model, "_no_split_modules", None) or ())
+    for layer in [m for m in model.modules() if _kind(m) in kinds]:
+        if settings.compile:
+            layer.compile()
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+@contextmanager
+def whole(model: nn.Module) -> Iterator[None]:
+    """A sharded model with all its weights in every process, for who reads them beside a forward;
+    any other model as it is.
+    """
+    units = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for unit in units:
+        unit.set_reshard_after_forward(False, recurse=False)
+        unit.unshard()
+    try:
+        yield
+    finally:
+        for unit in units:
+            # The rest of the model is kept whole between passes anyway: all of it is needed again.
+            unit.set_reshard_after_forward(unit is not model, recurse=False)
+            unit.reshard()
+
+
+def _kind(module: nn.Module) -> str:
+    return type(module).__name__
+
+
+def _mesh(settings: TrainSettings, processes: Processes, device: torch.device) -> DeviceMesh:
+    copies = settings.replicas if settings.sharding == "hsdp" else 1
+    shape = (copies, processes.shares // copies, settings.tensor_parallel)
+    return init_device_mesh(device.type, shape, mesh_dim_names=("replicate", "shard", "tensor"))

@@ -1,0 +1,141 @@
+"""Runs of `headway train` that take a second, in processes of their own where they are killed."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import headway_cli
+
+SIZES: dict[str, Any] = {
+    "tokenizer": "bytes",
+    "mechanisms": "kv_shift+value_stream",
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "initializer_range": 0.1,
+    "context": 64,
+    "batch_size": 4,
+    "steps": 12,
+    "learning_rate": 4e-3,
+    "schedule": "cosine",
+    "warmup": 0.25,
+    "log_every": 3,
+    "eval_every": 6,
+    "validation_tokens": 512,
+    "sample_tokens": 4,
+    "save_every": 4,
+    "device": "cpu",
+}
+
+
+def write_text(folder: Path) -> Path:
+    """A folder of documents of drawn words."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = random.Random(7)
+    known = ["".join(draw.choices("abcdefgh", k=draw.randint(2, 5))) for _ in range(20)]
+    for number in range(20):
+        text = " ".join(draw.choices(known, k=80))
+        (folder / f"{number}.txt").write_text(text, encoding="utf-8")
+    return folder
+
+
+def words(out: Path, text: Path | None, **changes: Any) -> list[str]:
+    """The command; True is a flag alone, False and None are left out."""
+    values = SIZES | {"text": text, "out": out} | changes
+    given = [(f"--{k.replace('_', '-')}", v) for k, v in values.items()]
+    given = [(k, v) for k, v in given if v is not None and v is not False]
+    return ["train", *(w for k, v in given for w in ([k] if v is True else [k, str(v)]))]
+
+
+def run(out: Path, text: Path | None, **changes: Any) -> int:
+    """Do it here; the exit code."""
+    return call(words(out, text, **changes))
+
+
+def call(command: Sequence[str]) -> int:
+    """The exit code of any command."""
+    try:
+        return headway_cli.main(list(command))
+    except SystemExit as leaving:
+        return int(leaving.code or 0)
+
+
+def records(out: Path) -> list[dict[str, Any]]:
+    """The lines of the metrics without what depends on the clock."""
+    lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{k: v for k, v in json.loads(x).items() if k != "tokens_per_second"} for x in lines]
+
+
+def losses(out: Path) -> dict[int, float]:
+    """Of the lines that have one, by step."""
+    return {line["step"]: line["loss"] for line in records(out) if "loss" in line}
+
+
+def start(command: Sequence[str], told: Path, **environment: str) -> Any:
+    """The command in a forked process, which need not import everything again."""
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=_child, args=(list(command), told, environment))
+    process.start()
+    return process
+
+
+def _child(command: list[str], told: Path, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    with told.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        sys.stdout = os.fdopen(1, "w", buffering=1)
+        sys.stderr = os.fdopen(2, "w", buffering=1)
+        code = call(command)
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def together(number: int, command: Sequence[str], told: Path) -> list[int]:
+    """The command in several processes as torchrun starts them; their exit codes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    started = [
+        start(
+            command,
+            told.with_name(f"{told.name}-{rank}"),
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(number),
+            LOCAL_WORLD_SIZE=str(number),
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=port,
+        )
+        for rank in range(number)
+    ]
+    for process in started:
+        process.join(120)
+    return [process.exitcode for process in started]
+
+
+def interrupted(
+    command: Sequence[str], told: Path, number: int, ready: Callable[[], bool]
+) -> tuple[int, str]:
+    """The exit code and the words of a command that got a signal once it was `ready`."""
+    process = start(command, told)
+    deadline = time.monotonic() + 60
+    while not ready():
+        assert process.is_alive(), told.read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    os.kill(process.pid, number)
+    process.join(60)
+    return process.exitcode, told.read_text()
