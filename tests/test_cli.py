@@ -26,6 +26,20 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     )
 
 
+def test_a_reader_that_has_enough() -> None:
+    """As in `headway train --help | head`: no traceback, and the exit code of shells."""
+    words = [sys.executable, "-c", "import headway_cli; raise SystemExit(headway_cli.main())"]
+    environment = os.environ | {"PYTHONPATH": SOURCES, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        [*words, "train", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        told = process.stderr.read()
+    assert (process.returncode, told) == (141, b"")
+
+
 def headway(*words: str) -> subprocess.CompletedProcess[str]:
     return python("-m", "headway_cli", *words)
 
