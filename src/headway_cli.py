@@ -75,7 +75,10 @@ def _parse(words: Sequence[str]) -> Any:
         not os.environ.get("NO_COLOR") and sys.stderr.isatty()
     )
 
-    before = _before_flags(words[1:] if list(words[:1]) == ["train"] else ())
+    trains = list(words[:1]) == ["train"]
+    before = _before_flags(words[1:] if trains else ())
+    # What a preset or a file switches on, a flag must be able to switch off, and back.
+    switches = () if trains else (tyro.conf.FlagCreatePairsOff,)
     inner = list(words[:1]) == ["corpus"]
     verbs, prog = (CORPUS_VERBS, "headway corpus") if inner else (VERBS, "headway")
 
@@ -91,7 +94,7 @@ def _parse(words: Sequence[str]) -> Any:
         prog=prog,
         description=CORPUS if inner else ABOUT,
         args=words[1:] if inner else words,
-        config=(tyro.conf.PositionalRequiredArgs, tyro.conf.FlagCreatePairsOff),
+        config=(tyro.conf.PositionalRequiredArgs, *switches),
     )
 
 
@@ -331,7 +334,11 @@ def _refuse(sentence: str) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what the words ask; return the exit code: 0 done, 2 wrong use, 130 or 143 stopped."""
+    """Do what the words ask.
+
+    Returns:
+        The exit code: 0 done, 2 wrong use, 130 or 143 stopped, 141 when who reads the output left.
+    """
     words = sys.argv[1:] if argv is None else list(argv)
     if words == ["--version"]:
         print(f"headway {__version__}")
@@ -346,6 +353,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         print("\nheadway: stopped; the same command continues where it was.", file=sys.stderr)
         return 143 if isinstance(stop, _Terminated) else 130
+    except BrokenPipeError:
+        # Who read the output, such as `head`, has enough; nothing may be flushed at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except ModuleNotFoundError as missing:
         if missing.name not in EXTRAS:
             raise

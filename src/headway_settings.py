@@ -29,7 +29,8 @@ class CompareSettings:
     arms: tuple[str, ...] = DEMO_ARMS
     """Presets joined by '+', or one path to a JSON file {"arm name": [mechanism, ...]}."""
     text: str | None = None
-    """File, folder, .jsonl[.xz|.gz|.zst] with a "text" field, or hf:NAME; else Python's sources."""
+    """File, folder, .jsonl[.xz|.gz|.zst] with a "text" field, hf:NAME, or a folder that `headway
+    corpus build` wrote; else Python's sources."""
     tokenizer: str = "bpe"
     """'bpe' (byte-level, from the training split), 'bytes', 'characters' (text8's 27), or the path
     of a tokenizer.json."""
@@ -93,7 +94,8 @@ class RetrofitSettings:
     train: Literal["all", "mechanism", "lora"] = "all"
     """All weights, the mechanisms alone, or low-rank adapters (needs peft) with the mechanisms."""
     text: str | None = None
-    """File, folder, .jsonl[.xz|.gz|.zst] with a "text" field, or hf:NAME; else Python's sources."""
+    """File, folder, .jsonl[.xz|.gz|.zst] with a "text" field, hf:NAME, or a folder that `headway
+    corpus build` wrote; else Python's sources."""
     max_characters: int = 8_000_000
     """Read at most this much text (whole documents)."""
     out: Path = Path("runs/retrofit")
@@ -147,7 +149,8 @@ class StudySettings:
     arms: tuple[str, ...] = ()
     """Arms to run (default: all that the study compares)."""
     text: str | None = None
-    """File, folder, .jsonl[.xz|.gz|.zst] with a "text" field, or hf:NAME; else Python's sources."""
+    """File, folder, .jsonl[.xz|.gz|.zst] with a "text" field, hf:NAME, or a folder that `headway
+    corpus build` wrote; else Python's sources."""
     out: Path | None = None
     """Folder of the results (default: runs/NAME); a rerun adds what is missing."""
     corpus: Path | None = None
@@ -296,7 +299,7 @@ class CorpusBuildSettings:
     out: Path = Path("runs/corpus")
     """New folder of the corpus; the same command continues an interrupted build."""
     workers: int | None = None
-    """Processes (default: one a core; one alone where the files are small)."""
+    """Parts made at a time (default: one a core; music and EnCodec one where the files are few)."""
     max_skipped: float = 0.05
     """Share of files that may be skipped, being damaged or hostile; more refuse the corpus."""
     group_by: Literal["file", "folder", "top"] | None = None

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headway.corpora import TokenCorpus
+from headway.corpora import TokenCorpus, recordings
 from headway.corpora import parts as parts_module
 from headway.corpora.build import build
+from headway.corpora.groups import group_names
 from headway.corpora.midi import midi_of_notes, notes_of_midi
-from headway.corpora.parts import group_names
+from headway.corpora.parts import Part
 from headway.corpora.performance import Notes, decode, encode
 from headway.corpora.render import render
 from headway.corpora.sources import BadFile, raw_files
@@ -91,7 +92,7 @@ def test_a_corpus_holds_each_performance_once_and_no_piece_is_divided(
 def test_processes_and_archives_change_nothing(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts_module, "_PART_FILES", 7)
+    monkeypatch.setattr(recordings, "_PART_FILES", 7)
     with zipfile.ZipFile(tmp_path / "music.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(folder.rglob("*.mid"), reverse=True):
             archive.write(path, path.relative_to(folder).as_posix())
@@ -120,7 +121,7 @@ def test_augmentation_is_for_training_alone(folder: Path, tmp_path: Path) -> Non
 def test_an_interrupted_build_goes_on_and_leaves_no_corpus(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts_module, "_PART_FILES", 4)
+    monkeypatch.setattr(recordings, "_PART_FILES", 4)
     settings = music(folder, tmp_path / "out")
     build(music(folder, tmp_path / "whole"), silent)
 
@@ -142,14 +143,14 @@ def test_an_interrupted_build_goes_on_and_leaves_no_corpus(
     encoded: list[int] = []
     original = parts_module._encode_part
 
-    def counted(encoder: object, part: object, folder: Path) -> int:
-        encoded.append(part.number)  # type: ignore[attr-defined]
-        return original(encoder, part, folder)  # type: ignore[arg-type]
+    def counted(part: Part, number: int, vocab_size: int, folder: Path) -> int:
+        encoded.append(number)
+        return original(part, number, vocab_size, folder)
 
     monkeypatch.setattr(parts_module, "_encode_part", counted)
     told: list[str] = []
     build(settings, lambda done, total, text: told.append(text))
-    assert "12 files of an interrupted build taken over" in told[0]
+    assert "12 of 60 were done already" in told[0]
     assert {0, 2, 4}.isdisjoint(encoded)
     assert {1, 3} <= set(encoded)
     assert files_of(settings.out) == files_of(tmp_path / "whole")
@@ -166,7 +167,7 @@ def test_parts_of_other_files_are_not_taken_over(folder: Path, tmp_path: Path) -
         assert len(list(tmp_path.glob(".out.parts-*"))) == 1
     told: list[str] = []
     build(music(folder, tmp_path / "out"), lambda done, total, text: told.append(text))
-    assert not any("taken over" in text for text in told)
+    assert not any("done already" in text for text in told)
 
 
 def test_a_folder_that_is_there_is_refused_before_any_work(folder: Path, tmp_path: Path) -> None:

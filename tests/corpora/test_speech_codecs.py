@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from transformers import EncodecConfig, EncodecModel
 
 from headway.corpora import TokenCorpus
-from headway.corpora.audio import read_audio, wave
+from headway.corpora.audio import SUFFIXES, read_audio, wave
 from headway.corpora.build import build
 from headway.corpora.codecs import MuLaw
 from headway.corpora.encodec import Encodec
+from headway.corpora.kept_frames import KeptFrames
 from headway.corpora.mel import MelQuantiser, fit_centres, griffin_lim, log_mel
 from headway.corpora.render import render
-from headway.corpora.sources import BadFile
+from headway.corpora.sources import BadFile, raw_files
 from headway.corpora.splits import SPLITS
 from headway.errors import HeadwayError
 from headway_settings import CorpusBuildSettings, CorpusRenderSettings
@@ -284,3 +285,42 @@ def test_the_real_recordings(tmp_path: Path) -> None:
     corpus = build(speech(tmp_path, tmp_path / "out", codes=64, sample_rate=24_000), silent)
     assert corpus.description.skipped == ()
     assert len(corpus.train) / corpus.description.train.seconds == pytest.approx(75, abs=0.6)
+
+
+def test_sound_is_decoded_once_and_workers_change_nothing(
+    recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[int] = []
+
+    def counted(content: bytes, rate: int) -> np.ndarray:
+        samples = read_audio(content, rate)
+        decoded.append(len(content))
+        return samples
+
+    monkeypatch.setattr("headway.corpora.kept_frames.read_audio", counted)
+    monkeypatch.setattr("headway.corpora.recordings._PART_FILES", 2)
+    found = []
+    for workers in (1, 3):
+        out = tmp_path / f"{workers}"
+        build(speech(recordings, out, workers=workers), silent)
+        found.append({path.name: path.read_bytes() for path in sorted(out.iterdir())})
+        told = TokenCorpus.load(out).description
+        assert len(decoded) == sum(getattr(told, split).documents for split in SPLITS)
+        decoded.clear()
+    assert found[0] == found[1]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_kept_frames_that_were_torn_are_computed_again(recordings: Path, tmp_path: Path) -> None:
+    kept = KeptFrames(tmp_path, RATE)
+    file, *_ = raw_files(recordings, SUFFIXES)
+    frames, seconds = kept.keep(file)
+    (path,) = tmp_path.iterdir()
+    assert kept.of(file)[1] == seconds
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    np.testing.assert_array_equal(kept.of(file)[0], frames)
+    kept.keep(file)
+    np.testing.assert_array_equal(kept.of(file)[0], frames)
+    np.testing.assert_array_equal(
+        frames, log_mel(read_audio(file.read(1 << 30), RATE), RATE).astype(np.float16)
+    )

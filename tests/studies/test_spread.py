@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_comparisons import write_text
 
 import headway_cli
 from headway.errors import HeadwayError
@@ -17,6 +18,9 @@ from headway.studies import spread as spread_module
 from headway.studies.claims import Run
 from headway.studies.running import run_study
 from headway.studies.selective_theory import SELECTIVE_THEORY
+from headway.studies.sink_arms import SIZES
+from headway.studies.sink_growth import grow_sinks
+from headway.studies.spread import spread_runs
 from headway_settings import StudySettings
 
 NAME = "selective-theory"
@@ -64,7 +68,7 @@ def test_a_job_that_breaks_in_another_process_is_told(tmp_path: Path) -> None:
     options = (("cluster", "local"), ("timeout_min", "2"))
     asked = settings(tmp_path, executor="slurm", executor_options=options)
     with pytest.raises(RuntimeError, match=r"1 jobs broke; .*\.jobs has its log") as told:
-        list(spread_module.spread("no-such-study", [Run(ARMS[0], 0)], asked, "command"))
+        list(spread_runs("no-such-study", [Run(ARMS[0], 0)], asked, "command"))
     assert "ValueError: not enough values" in str(told.value.__cause__)
 
 
@@ -113,31 +117,22 @@ def test_jobs_are_arms_or_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     asked = StudySettings(name=("made",), out=Path("out"), executor="ray")
     given: list[Any] = []
     monkeypatch.setattr(spread_module, "_by_ray", lambda jobs, *_: given.extend(jobs) or iter(()))
-    list(spread_module.spread("made", runs, asked, "command"))
-    assert [[run.key for run in job.args[1]] for job in given] == [
-        [Run(arm, seed).key for seed in (0, 1)] for arm in "ab"
-    ]
-    assert given[0].args[4] == tmp_path
+    list(spread_runs("made", runs, asked, "command"))
+    parts = [job.args[0].args[1] for job in given]
+    assert parts == [[Run(arm, seed) for seed in (0, 1)] for arm in "ab"]
+    assert given[0].args[1] == tmp_path
     given.clear()
-    list(spread_module.spread("made", runs, replace(asked, job="run"), "command"))
-    assert [len(job.args[1]) for job in given] == [1, 1, 1, 1]
+    list(spread_runs("made", runs, replace(asked, job="run"), "command"))
+    assert [job.args[0].args[1] for job in given] == [[run] for run in runs]
 
 
-def test_paths_are_those_of_who_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = settings(Path("out"))
-    seen: list[Path] = []
-
-    def perform(runs: Sequence[Run], asked: StudySettings) -> Any:
-        seen.append(Path.cwd())
-        return iter(())
-
-    made = replace(SELECTIVE_THEORY, perform=perform)
-    monkeypatch.setattr("headway.studies.catalogue.CLAIM_STUDIES", (made,))
+def test_paths_are_those_of_who_asked(tmp_path: Path) -> None:
     before = Path.cwd()
-    assert spread_module.done_there(NAME, [Run("a", 0)], asked, "", tmp_path) == ([], None)
-    assert (seen, Path.cwd()) == ([tmp_path], before)
-    gone = spread_module.done_there(NAME, [Run("a", 0)], asked, "", tmp_path / "gone")
+    assert spread_module.there(lambda: [Path.cwd()], tmp_path) == ([tmp_path], None)
+    assert Path.cwd() == before
+    gone = spread_module.there(lambda: [Path.cwd()], tmp_path / "gone")
     assert "gone is not there on every machine" in str(gone.refusal)
+    assert gone.results == []
 
 
 @pytest.mark.parametrize(
@@ -172,7 +167,22 @@ def test_a_package_that_is_not_there(
         run_study(SELECTIVE_THEORY, settings(tmp_path, executor=executor), "command")
 
 
-def test_the_study_of_sinks_stays_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["study", "sinks", "--out", str(tmp_path), "--executor", "ray"]
-    assert headway_cli.main(words) == 2
-    assert "executor: 'ray' is not accepted by the study sinks" in capsys.readouterr().err
+def test_arms_of_the_study_of_sinks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("submitit")
+    tiny = replace(
+        SIZES["small"], context=64, vocab_size=300, batch_size=2, steps=2, every=2, read_samples=3,
+        profile_samples=3, test_tokens=64, width=32,
+    )  # fmt: skip
+    monkeypatch.setitem(SIZES, "small", tiny)
+    text = str(write_text(tmp_path / "text", documents=40, words=200))
+    given = {"text": text, "seeds": None, "arms": ("rope", "alibi"), "corpus": tmp_path / "corpus"}
+    at_home = settings(tmp_path / "home", **given)
+    away = settings(tmp_path / "away", executor="slurm", executor_options=DEBUG, **given)
+    results = [grow_sinks(asked, "command") for asked in (at_home, away)]
+    assert {path.stem for path in (tmp_path / "away").glob("*.json")} == {"rope", "alibi"}
+    for result in results:
+        for arm in result.values():
+            assert arm["outcome"] == "done"
+            for clock in ("seconds", "tokens_per_second", "started", "curve"):
+                arm.pop(clock)
+    assert results[0] == results[1]

@@ -11,6 +11,10 @@ import torch
 from safetensors.torch import load_file
 from small_trainings import interrupted, losses, records, run, together, words, write_text
 
+from headway import HeadwayConfig, HeadwayForCausalLM
+from headway.training import sharding
+from headway_train_settings import TrainSettings
+
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
@@ -166,3 +170,30 @@ def test_mechanisms_in_two_processes(tmp_path, text, mechanisms, way):
     assert codes == [0, 0], (tmp_path / "told-0").read_text()
     found, expected = losses(out), losses(alone)
     assert found == {step: pytest.approx(loss, abs=1e-5) for step, loss in expected.items()}
+
+
+def test_sharded_in_bfloat16(tmp_path, text):
+    """Weights are gathered rounded: the losses of one process but for that."""
+    changes = {"dtype": "bfloat16", "steps": 4, "log_every": 1, "eval_every": 2, "save_every": 9}
+    alone, out = tmp_path / "alone", tmp_path / "run"
+    assert run(alone, text, **changes) == 0
+    codes = together(2, words(out, text, **changes, sharding="fsdp"), tmp_path / "told")
+    assert codes == [0, 0], (tmp_path / "told-0").read_text()
+    found, expected = losses(out), losses(alone)
+    assert found == {step: pytest.approx(loss, abs=0.02) for step, loss in expected.items()}
+    weights = load_file(out / "model/model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(("dtype", "gathered"), [("float32", None), ("bfloat16", torch.bfloat16)])
+def test_what_passes_between_processes(dtype, gathered, monkeypatch):
+    seen = []
+    monkeypatch.setattr(sharding, "_mesh", lambda *given: {"shard": None})
+    monkeypatch.setattr(
+        sharding, "fully_shard", lambda module, mesh, mp_policy: seen.append(mp_policy)
+    )
+    config = HeadwayConfig(vocab_size=8, hidden_size=8, num_attention_heads=2, num_hidden_layers=2)
+    settings = TrainSettings(dtype=dtype, sharding="fsdp")
+    sharding.shard(HeadwayForCausalLM(config), settings, None, torch.device("cpu"))
+    assert [policy.param_dtype for policy in seen] == [gathered] * 3
+    assert all(policy.reduce_dtype in (None, torch.float32) for policy in seen)

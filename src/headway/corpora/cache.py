@@ -97,7 +97,7 @@ def cache_folder() -> Path | None:
     """
     named = os.environ.get(CACHE)
     if named is not None:
-        return Path(named) if named else None
+        return Path(named).expanduser() if named else None
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(caches).expanduser() / "headway"
 

@@ -16,6 +16,7 @@ from concurrent.futures import (
     as_completed,
 )
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -92,6 +93,33 @@ def waiting_folder(out: Path, plan: Any) -> Path:
     return waiting
 
 
+@contextmanager
+def encoding_ahead(
+    vocab_size: int, waiting: Path, workers: int | None
+) -> Iterator[Callable[[int, Part], object]]:
+    """Give a function that has a part, by its number, encoded in threads: parts of a source that is
+    still being read. All are finished at the end, and `encode_parts` finds them done.
+
+    Arguments as there.
+    """
+    pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
+    running: list[Future[int]] = []
+    try:
+        yield lambda number, part: running.append(
+            pool.submit(_encode_part, part, number, vocab_size, waiting)
+        )
+        for future in running:
+            future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def forget_parts(waiting: Path) -> None:
+    """Remove what was encoded, where parts are others than they were."""
+    for path in waiting.glob("[0-9]*"):
+        path.unlink()
+
+
 def encode_parts(
     parts: Sequence[Part],
     vocab_size: int,
@@ -117,7 +145,7 @@ def encode_parts(
     missing = [number for number in range(len(parts)) if _finished(number, waiting) is None]
     done = total - sum(parts[number].count for number in missing)
     if done:
-        report(done, total, f"{done} of {total} taken over from an interrupted build")
+        report(done, total, f"{done} of {total} were done already")
     if workers is None:
         small = sum(parts[number].size for number in missing) < _ALONE
         workers = 1 if small and not in_threads else (os.cpu_count() or 1)
@@ -174,7 +202,7 @@ def write_parts(
             seconds=sum(record["seconds"] for record in own),
         )
     told = CorpusDescription(**description, **described)
-    write_corpus(out, arrays, vocab_size, eot, tokenizer_json, told, files)
+    write_corpus(out, arrays, vocab_size, eot, tokenizer_json, told, files, waiting)
     shutil.rmtree(waiting, ignore_errors=True)
 
 

@@ -16,7 +16,8 @@ from headway.corpora.storage import read_file, read_json, write_json
 from headway.corpora.tokens import Skipped
 from headway.errors import HeadwayError
 
-_ENOUGH = 4 << 20  # bytes of a stretch, or one document more
+_ENOUGH, _MOST = 1 << 20, 64 << 20  # characters of a stretch, or one document more
+_SHARE = 1024  # it grows with what was read before, so that there are thousands, not millions
 _LENGTH = struct.Struct("<Q")
 
 
@@ -48,7 +49,7 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Spool:
-    """All that was read: stretches by split, each in the order of the source."""
+    """All that was read: stretches in the order of the source."""
 
     stretches: tuple[Stretch, ...]
     files: int
@@ -83,24 +84,23 @@ class Spool:
 def write_stretches(documents: Iterable[str], folder: Path) -> Iterator[Stretch]:
     """Split `documents` as `headway.corpora.splits` does and write them; each file when it is full.
 
-    Stretches come in no order of splits. Memory is bounded by three stretches and the longest
+    Memory is bounded by three stretches and the longest
     document. Raises HeadwayError when there are fewer than three different documents.
     """
     named = ((split_of(fraction(document)), document) for document in documents)
     yield from _write(named, folder, "")
 
 
-def ordered(stretches: Iterable[Stretch], folder: Path) -> list[Stretch]:
-    """Stretches of `write_stretches` by split, no split empty: few documents are split anew."""
-    found = sorted(stretches, key=lambda s: (SPLITS.index(s.split), s.path.name))
+def none_empty(found: Sequence[Stretch], folder: Path) -> tuple[Stretch, ...]:
+    """Those of `write_stretches`, or others where a split was empty: few documents, split anew."""
     if {stretch.split for stretch in found} == set(SPLITS):
-        return found
+        return tuple(found)
     names = split_names(fraction(document) for stretch in found for document in stretch.read())
     anew = ((names[fraction(text)], text) for stretch in found for text in stretch.read())
-    written = list(_write(anew, folder, "again-"))
+    written = tuple(_write(anew, folder, "again-"))
     for stretch in found:
         stretch.path.unlink()
-    return sorted(written, key=lambda s: (SPLITS.index(s.split), s.path.name))
+    return written
 
 
 def empty(folder: Path) -> None:
@@ -122,10 +122,12 @@ def _write(
         numbers[split] += 1
         return stretch
 
+    read = 0
     for split, document in documents:
         waiting[split].append(document)
         sizes[split] += len(document)
-        if sizes[split] >= _ENOUGH:
+        read += len(document)
+        if sizes[split] >= min(_MOST, max(_ENOUGH, read // _SHARE)):
             yield flush(split)
     for split in SPLITS:
         if waiting[split]:

@@ -22,15 +22,18 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
+def new_folder(folder: Path, within: Path | None = None) -> Iterator[Path]:
     """Give an unfinished sibling of `folder` to write into; rename it to `folder` at the end.
 
-    When anything is raised, the sibling is removed and `folder` does not appear. Raises
+    It is made in `within`, of the same file system, where that is given: whoever cleans that up
+    finds what a killed process left. When anything is raised, the sibling is removed and `folder`
+    does not appear. Raises
     HeadwayError when `folder` is there already with something in it, or cannot be written.
     """
     with _told(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        place = within or folder.parent
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=place))
         try:
             yield unfinished
             unfinished.chmod(0o777 & ~_umask())

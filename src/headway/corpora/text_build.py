@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from headway.corpora.parts import (
     Encoded,
     Report,
     encode_parts,
+    encoding_ahead,
+    forget_parts,
     require_few,
     waiting_folder,
     write_parts,
@@ -40,6 +43,8 @@ class TextPart:
 
     stretch: Stretch
     tokenizer: Tokenizer
+    eot: int
+    vocab_size: int
 
     @property
     def split(self) -> SplitName:
@@ -58,8 +63,8 @@ class TextPart:
 
     def encode(self) -> Encoded:
         """The tokens of each document and the end of text."""
-        eot, size = end_of_text(self.tokenizer), vocabulary_size(self.tokenizer)
-        pieces = list(encode_documents(self.tokenizer, self.stretch.read(), eot, size))
+        documents = self.stretch.read()
+        pieces = list(encode_documents(self.tokenizer, documents, self.eot, self.vocab_size))
         return Encoded(pieces, self.stretch.documents, self.stretch.characters)
 
 
@@ -77,7 +82,7 @@ def build_text(
 
     The corpus is that of `headway.corpora.build_corpus`, however many `workers` there are. What is
     read waits on the disk, as large as the text, beside finished parts of tokens, and the same call
-    continues from both; memory is bounded by parts of a few million characters and the longest
+    continues from both; memory is bounded by parts of at most 64 million characters and the longest
     document (and, for 'bpe', the different words).
 
     Arguments are those of `read_documents`, `load_tokenizer` and `encode_parts`, and so are the
@@ -92,24 +97,56 @@ def build_text(
         identity = encoder.to_str()
     waiting = waiting_folder(out, ["text", source_digest(source), identity, max_characters])
     with writing_to(waiting):
-        skips = max_skipped > 0  # else the first broken file is the error
-        held = Spool.load(waiting) or _read(source, max_characters, skips, waiting, report)
+        held = Spool.load(waiting)
+        if held is None:
+            skips = max_skipped > 0  # else the first broken file is the error
+            with _new(waiting):
+                with _begun(encoder, waiting, workers) as begin:
+                    read = _read(source, max_characters, skips, waiting, begin, report)
+                held = _whole(read, waiting)
         require_few(held.skipped, held.files, max_skipped)
         encoder = encoder or _trained(held, vocab_size, waiting, report)
-        parts = [TextPart(stretch, encoder) for stretch in held.stretches]
-        size = vocabulary_size(encoder)
+        eot, size = end_of_text(encoder), vocabulary_size(encoder)
+        parts = [TextPart(stretch, encoder, eot, size) for stretch in held.stretches]
         with _one_core_a_call():
             records = encode_parts(parts, size, waiting, workers, True, report)
         told = {"source": source_name(source), "kind": "text", "skipped": held.skipped}
-        eot = end_of_text(encoder)
         write_parts(parts, records, waiting, out, encoder.to_str(), size, eot, told, {})
 
 
-def _read(
-    source: str | None, max_characters: int, skips: bool, waiting: Path, report: Report
-) -> Spool:
-    """Read the source once; nothing is left where that fails."""
+@contextmanager
+def _new(waiting: Path) -> Iterator[None]:
+    """An empty folder, of which nothing is left where the text cannot be taken."""
     spool.empty(waiting)
+    try:
+        yield
+    except HeadwayError:
+        shutil.rmtree(waiting)
+        raise
+
+
+@contextmanager
+def _begun(
+    encoder: Tokenizer | None, waiting: Path, workers: int | None
+) -> Iterator[Callable[[int, Stretch], object]]:
+    """Give what is called with each stretch as it is read: encoding begins where it can."""
+    if encoder is None:
+        yield lambda number, stretch: None
+        return
+    eot, size = end_of_text(encoder), vocabulary_size(encoder)
+    with _one_core_a_call(), encoding_ahead(size, waiting, workers) as begin:
+        yield lambda number, stretch: begin(number, TextPart(stretch, encoder, eot, size))
+
+
+def _read(
+    source: str | None,
+    max_characters: int,
+    skips: bool,
+    waiting: Path,
+    begin: Callable[[int, Stretch], object],
+    report: Report,
+) -> Spool:
+    """Read the source once; a split may be empty."""
     files: list[str] = []
     skipped: list[Skipped] = []
 
@@ -118,18 +155,23 @@ def _read(
         if reason is not None:
             skipped.append(Skipped(os.path.relpath(path, str(source)), reason))
 
-    try:
-        found: list[Stretch] = []
-        documents = stream_documents(source, max_characters, told if skips else None)
-        for stretch in spool.write_stretches(documents, waiting):
-            found.append(stretch)
-            read = sum(one.characters for one in found)
-            report(0, 1, f"{read:,} characters read")
-        held = Spool(tuple(spool.ordered(found, waiting)), len(files), tuple(skipped))
-    except HeadwayError:
-        spool.empty(waiting)
-        waiting.rmdir()
-        raise
+    found: list[Stretch] = []
+    read = 0
+    documents = stream_documents(source, max_characters, told if skips else None)
+    for number, stretch in enumerate(spool.write_stretches(documents, waiting)):
+        found.append(stretch)
+        begin(number, stretch)
+        read += stretch.characters
+        report(0, 1, f"{read:,} characters read")
+    return Spool(tuple(found), len(files), tuple(skipped))
+
+
+def _whole(read: Spool, waiting: Path) -> Spool:
+    """What was read, no split empty, and on the record."""
+    stretches = spool.none_empty(read.stretches, waiting)
+    if stretches != read.stretches:
+        forget_parts(waiting)
+    held = replace(read, stretches=stretches)
     held.save(waiting)
     return held
 

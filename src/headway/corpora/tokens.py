@@ -146,10 +146,12 @@ def write_corpus(
     tokenizer_json: str,
     description: CorpusDescription,
     files: Mapping[str, bytes] = MappingProxyType({}),
+    within: Path | None = None,
 ) -> None:
     """Write a corpus as `TokenCorpus.load` reads it, each split joined from arrays as they come.
 
-    `files` are written beside, under their names. Errors as `TokenCorpus.save`.
+    `files` are written beside, under their names. It is made in `within` (see `new_folder`). Errors
+    as `TokenCorpus.save`.
     """
     tokenizer = tokenizer_json.encode()
     manifest = {
@@ -158,7 +160,7 @@ def write_corpus(
         "tokenizer_sha256": hashlib.sha256(tokenizer).hexdigest(),
         "description": asdict(description),
     }
-    with new_folder(folder) as unfinished:
+    with new_folder(folder, within) as unfinished:
         for split, pieces in splits.items():
             write_array(unfinished / f"{split}.npy", *pieces)
         write_file(unfinished / _TOKENIZER, tokenizer)

@@ -97,11 +97,6 @@ def _grow_sinks(settings: StudySettings, command: str) -> dict[str, dict[str, An
         raise HeadwayError(
             f"seeds: {settings.seeds} is not accepted; the study sinks takes one seed, --seed"
         )
-    if settings.executor != "local":
-        raise HeadwayError(
-            f"executor: {settings.executor!r} is not accepted by the study sinks; accepted is "
-            "'local', with other --arms on each machine and the same --out"
-        )
     return grow_sinks(settings, command)
 
 

@@ -90,9 +90,9 @@ def results_of(
 def _spread(
     study: Study, runs: Sequence[Run], settings: StudySettings, command: str
 ) -> Iterator[Result]:
-    from headway.studies.spread import spread
+    from headway.studies.spread import spread_runs
 
-    return spread(study.name, runs, settings, command)
+    return spread_runs(study.name, runs, settings, command)
 
 
 def settled(study: Study, settings: StudySettings) -> StudySettings:

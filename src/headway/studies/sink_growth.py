@@ -10,9 +10,9 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from headway.studies.sink_results import (
     write_result,
 )
 from headway.studies.sink_table import effect_table, sink_table
+from headway.studies.spread import spread
 from headway.training.initialise import seed_weights
 from headway.training.probes import validate
 from headway.training.recipe import Recipe
@@ -160,12 +161,29 @@ def grow_sinks(settings: StudySettings, command: str) -> dict[str, dict[str, Any
         if name in wanted:
             plan.refuse(result, {"learning_rate": plan.recipe(name).learning_rate})
     ended = {name for name, result in before.items() if result["outcome"] in ENDED}
-    for name in wanted:
-        if name not in ended:
-            for result in before.values():
-                plan.refuse(result, {"corpus": plan.corpus_sha256})
-            write_result(plan.out, grow(plan, name))
+    if missing := [name for name in wanted if name not in ended]:
+        for result in before.values():
+            plan.refuse(result, {"corpus": plan.corpus_sha256})
+        for result in _grown(plan, missing):
+            write_result(plan.out, result)
     return read_results([plan.out])
+
+
+def grow_arms(
+    arms: Sequence[str], settings: StudySettings, command: str
+) -> Iterator[dict[str, Any]]:
+    """Grow arms where this is called; the tokens are those of the folder of results."""
+    assert settings.out is not None
+    plan = Plan(settings, command, settings.out, device_of(settings.device))
+    for name in arms:
+        yield grow(plan, name)
+
+
+def _grown(plan: Plan, missing: Sequence[str]) -> Iterator[dict[str, Any]]:
+    if plan.settings.executor == "local":
+        return (grow(plan, name) for name in missing)
+    calls = [partial(grow_arms, [name], plan.settings, plan.command) for name in missing]
+    return spread(calls, plan.settings)
 
 
 def grow(plan: Plan, name: str) -> dict[str, Any]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import chdir
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from headway.corpora.optional import optional_package
 from headway.errors import HeadwayError
@@ -16,39 +16,35 @@ from headway_settings import StudySettings
 
 
 class Done(NamedTuple):
-    """What a job brings home: the results of runs that ended, and why it refused to go on."""
+    """What a job brings home: the results of what ended, and why it refused to go on."""
 
-    results: list[Result]
+    results: list[Any]
     refusal: str | None
 
 
+T = TypeVar("T")
 Job = Callable[[], Done]
 
 HIDDEN = ".jobs"
 """Folder of what submitit hands over and logs, inside that of the results."""
 
 
-def spread(
-    study: str, runs: Sequence[Run], settings: StudySettings, command: str
-) -> Iterator[Result]:
-    """Results of runs that are independent of each other, as their jobs end.
+def spread(calls: Sequence[Callable[[], Iterable[T]]], settings: StudySettings) -> Iterator[T]:
+    """What calls give that are independent of each other, each a job, as they end.
 
-    A job is an arm with its runs, as `--job` says, or one run. What ended is given before the error
-    of a job that broke or refused is raised; jobs that still wait are cancelled where the caller
-    stops.
+    What a job has is given before the error of one that broke or refused is raised; jobs that still
+    wait are cancelled where the caller stops.
 
     Args:
-        study: its name in the catalogue, as it is there on every machine.
-        runs: to do.
-        settings: of the study; the executor's options go to `submitit.AutoExecutor
-            .update_parameters` or to `ray.remote`.
-        command: for the record.
+        calls: that can be pickled; each is made in the folder of this process.
+        settings: name the executor; its options go to `submitit.AutoExecutor.update_parameters` or
+            to `ray.remote`.
 
     Raises:
         HeadwayError: the package is missing, options are not accepted, or a job refused.
     """
-    here = Path.cwd()
-    jobs = [partial(done_there, study, p, settings, command, here) for p in _parts(runs, settings)]
+    home = Path.cwd()
+    jobs = [partial(there, call, home) for call in calls]
     options = {name: _number(value) for name, value in settings.executor_options}
     perform = _by_ray if settings.executor == "ray" else _by_submitit
     refusals = []
@@ -59,35 +55,40 @@ def spread(
         raise HeadwayError(refusals[0])
 
 
-def done_there(
-    study: str, runs: Sequence[Run], settings: StudySettings, command: str, home: Path
-) -> Done:
-    """Do runs of a study of the catalogue where this is called; no results are written.
+def spread_runs(
+    study: str, runs: Sequence[Run], settings: StudySettings, command: str
+) -> Iterator[Result]:
+    """Results of runs of a study of the catalogue; a job is an arm with its runs, or one run."""
+    parts = [[run] for run in runs]
+    if settings.job == "arm":
+        arms = dict.fromkeys(run.arm for run in runs)
+        parts = [[run for run in runs if run.arm == arm] for arm in arms]
+    return spread([partial(runs_of, study, part, settings, command) for part in parts], settings)
 
-    Args:
-        study, runs, settings, command: as in `spread`.
-        home: folder that paths of the settings are told from.
-    """
-    if not home.is_dir():
-        return Done([], f"executor: the folder {home} is not there on every machine; it has to be")
+
+def runs_of(
+    study: str, runs: Sequence[Run], settings: StudySettings, command: str
+) -> Iterator[Result]:
+    """Do runs of a study of the catalogue where this is called; no results are written."""
     from headway.studies.catalogue import CLAIM_STUDIES  # which knows how studies are run
     from headway.studies.running import results_of
 
     (found,) = [known for known in CLAIM_STUDIES if known.name == study]
-    results: list[Result] = []
+    return results_of(found, runs, settings, command)
+
+
+def there(call: Callable[[], Iterable[Any]], home: Path) -> Done:
+    """What a call gives, made in the folder `home`, from which paths of the settings are told."""
+    if not home.is_dir():
+        return Done([], f"executor: the folder {home} is not there on every machine; it has to be")
+    results: list[Any] = []
     try:
         with chdir(home):
-            for result in results_of(found, runs, settings, command):
+            for result in call():
                 results.append(result)
     except HeadwayError as refusal:
         return Done(results, str(refusal))
     return Done(results, None)
-
-
-def _parts(runs: Sequence[Run], settings: StudySettings) -> list[list[Run]]:
-    if settings.job == "run":
-        return [[run] for run in runs]
-    return [[run for run in runs if run.arm == arm] for arm in dict.fromkeys(r.arm for r in runs)]
 
 
 def _by_submitit(

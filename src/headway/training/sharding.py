@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from headway.decoder import HeadwayForCausalLM
 from headway.decoder.tensor_parallel import share_out
@@ -37,12 +37,19 @@ def shard(
     if settings.sharding == "none":
         return model
     mesh = mesh["replicate", "shard"] if settings.sharding == "hsdp" else mesh["shard"]
+    policy = MixedPrecisionPolicy()
+    if settings.dtype == "bfloat16":
+        # Half of the bytes between GPUs; what is sharded, and sums of gradients, stay float32.
+        # Inputs are left alone, or each layer would get copies of what layers share.
+        policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
     kinds = set(getattr(model, "_no_split_modules", None) or ())
     for layer in [m for m in model.modules() if _kind(m) in kinds]:
         if settings.compile:
             layer.compile()
-        fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
     return model
 
 

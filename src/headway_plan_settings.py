@@ -1,0 +1,44 @@
+"""What `headway plan` is asked: plain data, importable in milliseconds, as `headway_settings`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSettings:
+    """Tell memory and time of a training run before it is started."""
+
+    shapes: tuple[str, ...]
+    """Models: 124m, 350m, 1b, 3b, 8b, 13b, 34b, 70b, or a folder with a config.json."""
+    gpus: tuple[int, ...] = (8,)
+    """GPUs in all; a table has a row for each model and number."""
+    gpu: Literal["a100", "h100", "h200", "b200"] = "h200"
+    """Of what kind, as the data sheets describe them."""
+    gpus_a_node: int = 8
+    """GPUs that are linked with each other."""
+    network: float = 50.0
+    """Gigabytes a second of each GPU to other nodes, in one direction (50 is 400 Gb/s)."""
+    sharding: Literal["auto", "none", "fsdp", "hsdp"] = "auto"
+    """A whole model a GPU (DDP), one sharded over all (FSDP2), or over each node (HSDP); auto takes
+    the quickest that fits."""
+    tensor_parallel: int = 1
+    """GPUs of a node that share the heads and the feed-forward width of each layer."""
+    activation_checkpointing: Literal["auto", "yes", "no"] = "auto"
+    """Compute layers again in the backward pass; auto where it is needed to fit."""
+    context: int = 4096
+    """Tokens a sequence."""
+    batch_size: int = 256
+    """Sequences a step, of all GPUs, and at least one for each."""
+    micro_batch_size: int | None = None
+    """Sequences that a GPU computes at a time (default: the quickest that fits)."""
+    weights: Literal["float32", "bfloat16"] = "float32"
+    """Of weights, gradients and moments of AdamW; the forward pass is in bfloat16."""
+    mechanisms: str = "vanilla"
+    """Presets joined by '+'."""
+    efficiency: float = 0.45
+    """Share of the peak operations that one GPU reaches by itself, which `headway bench train`
+    measures (the causal half of attention counted)."""
+    format: Literal["table", "markdown", "json"] = "table"
+    """What to print on standard output."""
