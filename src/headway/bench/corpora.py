@@ -30,6 +30,7 @@ from headway.corpora.build import build
 from headway.corpora.midi import midi_of_notes
 from headway.corpora.optional import optional_package
 from headway.corpora.performance import Notes
+from headway.corpora.progress import silent
 from headway.corpora.sources import raw_files
 from headway.corpora.splits import SPLITS
 from headway.corpora.storage import read_array, write_array, write_file
@@ -146,7 +147,7 @@ def _text(extent: Extent, data: Path | None, folder: Path) -> Iterator[Line]:
 
     def rebuild() -> None:
         shutil.rmtree(out, ignore_errors=True)
-        build_text(source, str(tokenizer), 0, most, out, None, 0.0, _silent)
+        build_text(source, str(tokenizer), 0, most, out, None, 0.0, silent)
 
     taken = time_in_turns(
         {
@@ -217,7 +218,7 @@ def _rebuilt(settings: CorpusBuildSettings) -> Callable[[], object]:
 
     def rebuild() -> None:
         shutil.rmtree(settings.out, ignore_errors=True)
-        build(settings, _silent)
+        build(settings, silent)
 
     return rebuild
 
@@ -250,7 +251,3 @@ def _draw_speech(folder: Path, recordings: int) -> None:
         written = io.BytesIO()
         soundfile.write(written, sound.astype(np.float32), RATE, "OPUS", format="OGG")
         (folder / f"{number}.opus").write_bytes(written.getvalue())
-
-
-def _silent(done: int, total: int, text: str) -> None:
-    """Nothing is told while the clock runs."""

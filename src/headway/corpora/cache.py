@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from headway.corpora.optional import optional_package
+from headway.corpora.progress import silent
 from headway.corpora.text import on_hub, source_digest
 from headway.corpora.text_build import build_text
 from headway.corpora.tokenizer import load_tokenizer
@@ -46,7 +47,7 @@ def text_corpus(
         identity = load_tokenizer(tokenizer, (), vocab_size).to_str()
 
     def build(folder: Path) -> None:
-        build_text(source, tokenizer, vocab_size, max_characters, folder, None, 0.0, _silent)
+        build_text(source, tokenizer, vocab_size, max_characters, folder, None, 0.0, silent)
 
     made = built_once(source, ["corpus", identity, max_characters], build)
     if made is None:
@@ -138,7 +139,3 @@ def _require_tokenizer(source: str, corpus: TokenCorpus, tokenizer: str, vocab_s
             f"tokenizer.json in that folder is accepted, or 'bpe' with "
             f"vocab_size={corpus.vocab_size}"
         )
-
-
-def _silent(done: int, total: int, text: str) -> None:
-    """Built beside other work, which tells its own progress."""

@@ -23,3 +23,7 @@ class BuildProgress(LiveLine):
         if not self.console.is_terminal and (now - self._told >= _PAUSE or done == total):
             self._told = now
             self.print(done / total, text)
+
+
+def silent(done: int, total: int, text: str) -> None:
+    """Tells nothing: of a build inside other work, which tells its own progress."""
