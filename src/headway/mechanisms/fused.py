@@ -98,7 +98,7 @@ class FusedPrologue(nn.Module):
         self.scale = 1.0 if isinstance(scale, str) else scale
         self.from_first = stream is not None and stream.spec.source == "first"
         self.eps = 0.0 if q_norm is None else float(cast(float, q_norm.eps))
-        self.shapes: tuple[tuple[int, ...] | None, ...] = ()
+        self.shapes = ""
         self.launch: TokenLaunch | None = None
 
     def forward(
@@ -170,7 +170,8 @@ class FusedPrologue(nn.Module):
             return self._apart(state.numbers)
         learned = self._learned()
         if not is_compiling():
-            self.shapes = tuple(None if p is None else tuple(p.shape) for p in learned)
+            # In words, as a traced step looks again at every attribute that is no plain number.
+            self.shapes = " ".join("-" if p is None else _in_words(p) for p in learned)
             state.keep_numbers(_side_by_side([p for p in learned if p is not None]))
         return learned
 
@@ -178,10 +179,15 @@ class FusedPrologue(nn.Module):
         """The learned tensors of what `_side_by_side` made."""
         from headway.ops.prologue_launch import Learned
 
-        found, start = [], 0
-        for shape in self.shapes:
-            count = 0 if shape is None else math.prod(shape)
-            found.append(None if shape is None else numbers[start : start + count].view(shape))
+        found: list[Tensor | None] = []
+        start = 0
+        for word in self.shapes.split():
+            if word == "-":
+                found.append(None)
+                continue
+            shape = [int(size) for size in word.split("x")]
+            count = math.prod(shape)
+            found.append(numbers[start : start + count].view(shape))
             start += count + -count % ALIGNED
         return Learned(*found)
 
@@ -217,6 +223,10 @@ class FusedPrologue(nn.Module):
 STREAM = ResidualStream.name
 ALIGNED = 4
 """Numbers that a kernel reads at once, where their address allows it."""
+
+
+def _in_words(x: Tensor) -> str:
+    return "x".join(str(size) for size in x.shape)
 
 
 def _side_by_side(learned: Sequence[Tensor]) -> Tensor:
