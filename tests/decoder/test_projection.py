@@ -128,6 +128,7 @@ def test_values_alone_do_not_keep_all_three(monkeypatch):
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_in_the_feed_forward(compiled, monkeypatch):
+    pytest.importorskip("triton")
     layer = block.FeedForward(HeadwayConfig(hidden_size=16, num_attention_heads=4)).double()
     x = torch.randn(2, 5, layer.down_proj.out_features, dtype=torch.float64)
     expected = layer(x)
@@ -147,6 +148,7 @@ def test_in_the_feed_forward(compiled, monkeypatch):
 
 
 def test_an_adapter_around_the_last_product_is_heard(monkeypatch):
+    pytest.importorskip("triton")
     layer = block.FeedForward(HeadwayConfig(hidden_size=16, num_attention_heads=4))
     x = torch.randn(2, 5, layer.down_proj.out_features)
     monkeypatch.setattr(block, "in_one_piece", merged)

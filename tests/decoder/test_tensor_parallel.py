@@ -53,6 +53,7 @@ def ids():
 
 
 def test_a_saved_model_is_shared_out(tmp_path):
+    pytest.importorskip("accelerate", reason="transformers needs accelerate to share a model out")
     torch.manual_seed(0)
     model = HeadwayForCausalLM(HeadwayConfig(**SIZES, mechanisms=MECHANISMS)).eval()
     make_loud(model)
