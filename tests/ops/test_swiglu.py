@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from torch.library import opcheck
+from torch.utils.flop_counter import FlopCounterMode
 
 from headway.ops.swiglu import gated_linear, reference_gated_linear
 
@@ -91,3 +92,15 @@ def test_autocast():
     assert out.dtype == torch.bfloat16
     for gradient in torch.autograd.grad(out.sum(), [both, weight]):
         assert gradient.dtype == torch.float32
+
+
+def test_a_frozen_weight_costs_no_product():
+    both, weight = drawn((4,), 8, 3, torch.float32)
+    products = []
+    with FlopCounterMode(display=False) as counter:
+        for learns in (True, False):
+            out = gated_linear(both, weight.requires_grad_(learns))
+            before = counter.get_total_flops()
+            torch.autograd.backward(out.sum())
+            products.append(counter.get_total_flops() - before)
+    assert products[0] == 2 * products[1] > 0

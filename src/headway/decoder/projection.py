@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headway.decoder.recompute import transformed
+from headway.ops.autocast import as_autocast
 
 
 def in_one_piece(linears: Sequence[nn.Linear], x: Tensor) -> Tensor | None:
@@ -47,14 +48,10 @@ def merged(linears: Sequence[nn.Linear], x: Tensor) -> Tensor:
     """
     weights: list[Tensor] = [linear.weight for linear in linears]
     biases: list[Tensor] = [linear.bias for linear in linears if linear.bias is not None]
-    bias = torch.cat(biases) if biases else None
     if transformed():
-        return F.linear(x, torch.cat(weights), bias)
-    kind = x.device.type
-    if torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
-        x, weights = x.to(dtype), [weight.to(dtype) for weight in weights]
-        bias = None if bias is None else bias.to(dtype)
+        return F.linear(x, torch.cat(weights), torch.cat(biases) if biases else None)
+    x, *weights = as_autocast(x, *weights)
+    bias = torch.cat(as_autocast(*biases)) if biases else None
     out: Tensor = cast(Any, _Merged).apply(x, bias, *weights)
     return out
 

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from headway.ops.autocast import as_autocast
+
 BLOCK = 1024
 """Numbers of a row that a program takes."""
 
@@ -26,11 +28,7 @@ def gated_linear(both: Tensor, weight: Tensor) -> Tensor:
     Returns:
         `(..., C)`.
     """
-    kind = both.device.type
-    if torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
-        both, weight = both.to(dtype), weight.to(dtype)
-    out: Tensor = cast(Any, _GatedLinear).apply(both, weight)
+    out: Tensor = cast(Any, _GatedLinear).apply(*as_autocast(both, weight))
     return out
 
 
@@ -51,11 +49,11 @@ class _GatedLinear(torch.autograd.Function):
         return F.linear(_product(both), weight)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
         both, weight = ctx.saved_tensors
         d_both, product = _swiglu_backward(grad @ weight, both)
-        d_weight = grad.flatten(0, -2).T @ product.flatten(0, -2)
-        return d_both, d_weight
+        frozen = not ctx.needs_input_grad[1]
+        return d_both, None if frozen else grad.flatten(0, -2).T @ product.flatten(0, -2)
 
 
 @torch.library.custom_op("headway::swiglu_backward", mutates_args=())
