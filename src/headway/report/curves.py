@@ -7,6 +7,9 @@ from statistics import fmean
 
 from headway.report.results import BASELINE, Results
 
+OVER_SEEDS = "Line: mean over seeds. Band: from the least to the largest seed."
+"""What a figure of bands says of them."""
+
 
 @dataclass(frozen=True)
 class Band:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from headway.report import curves
 from headway.report.arm_summary import ArmSummary
-from headway.report.curves import Band
+from headway.report.curves import OVER_SEEDS, Band
 from headway.report.results import Results
 from headway.report.statistics import CONFIDENCE
 from headway.report.style import ArmStyle, arm_styles, label, layout, tick_label
@@ -52,7 +52,7 @@ class CurveText:
 VALIDATION = CurveText(
     "validation-loss",
     "Validation loss",
-    "Line: mean over seeds. Band: from the least to the largest seed.",
+    OVER_SEEDS,
     "training tokens",
     "nats per token",
 )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from headway.memory.amicl import Amicl, Task, accuracy
-from headway.report.curves import bands
+from headway.report.curves import OVER_SEEDS, bands
 from headway.report.figures import CurveText, Figure, curve_figure
 from headway.studies.claims import (
     Claim,
@@ -167,7 +167,7 @@ def _trials(task: Task, size: Size) -> int:
 AXES = {
     "a": CurveText(
         "over-a", "Weight of the token before in a key",
-        "Line: mean over seeds. Band: from the least to the largest seed.", "a",
+        OVER_SEEDS, "a",
         "accuracy (0 to 1)",
     ),
     "width": CurveText("over-width", "Width", "a = 2.", "D", "accuracy (0 to 1)"),

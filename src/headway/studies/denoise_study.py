@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from headway.report.curves import OVER_SEEDS
 from headway.report.figures import CurveText, Figure
 from headway.studies.claims import Claim, Criterion, Estimate, Results, Size, within
 from headway.studies.courses import Course, seed_of
@@ -246,7 +247,6 @@ CLAIMS = (
            ("both", "value"), faster(1.0), OURS),
 )  # fmt: skip
 
-OVER_SEEDS = "Line: mean over seeds. Band: from the least to the largest seed."
 AT_PUBLISHED = CurveText(
     "published-rate", "Squared error at the published learning rate",
     OVER_SEEDS + " Beside the arms: naive averaging. Bayes' error is near zero.", "steps",

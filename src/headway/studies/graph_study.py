@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from headway.report.curves import bands
+from headway.report.curves import OVER_SEEDS, bands
 from headway.report.figures import CurveText, Figure, curve_figure
 from headway.studies.claims import (
     Claim,
@@ -265,7 +265,6 @@ CLAIMS = (
            ("token", "plain"), faster(1.0), OURS),
 )  # fmt: skip
 
-OVER_SEEDS = "Line: mean over seeds. Band: from the least to the largest seed."
 AT_PUBLISHED = CurveText(
     "published-rate", "Cross-entropy above the least at the published learning rate", OVER_SEEDS,
     "steps", "nats",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from headway.mechanisms import KVShift
-from headway.report.curves import bands
+from headway.report.curves import OVER_SEEDS, bands
 from headway.report.figures import CurveText, Figure, curve_figure
 from headway.studies.claims import (
     Claim,
@@ -118,7 +118,6 @@ CLAIMS = (
            ("kv-shift", "plain"), at_least(0.05, shown=".0%"), "clearly better"),
 )  # fmt: skip
 
-OVER_SEEDS = "Line: mean over seeds. Band: from the least to the largest seed."
 BY_HOPS = CurveText(
     "by-hops", "Accuracy at the end over the number of hops",
     OVER_SEEDS + " Of few hops, the last character tells much.", "hops", "accuracy (0 to 1)",

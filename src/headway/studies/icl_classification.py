@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from headway.report.curves import bands
+from headway.report.curves import OVER_SEEDS, bands
 from headway.report.figures import CurveText, Figure, curve_figure
 from headway.studies.claims import (
     Claim,
@@ -103,7 +103,6 @@ CLAIMS = (
     ),
 )  # fmt: skip
 
-OVER_SEEDS = "Line: mean over seeds. Band: from the least to the largest seed."
 AT_BEST = CurveText(
     "in-context", "Accuracy in context, each arm at its best learning rate",
     OVER_SEEDS + " A seed stays where it got to 95 %.", "steps", "accuracy (0 to 1)",

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from headway.mechanisms import KVShift, ShortConv, SmearedKey
-from headway.report.curves import bands
+from headway.report.curves import OVER_SEEDS, bands
 from headway.report.figures import CurveText, Figure, curve_figure
 from headway.studies.claims import (
     Claim,
@@ -204,7 +204,6 @@ CLAIMS = (
            ("kv-shift", "short-conv"), faster(1.0), OURS, shown=".2f"),
 )  # fmt: skip
 
-OVER_SEEDS = "Line: mean over seeds. Band: from the least to the largest seed."
 DEPTH = CurveText(
     "depth", "Accuracy by depth and mechanism, each arm at its best learning rate",
     OVER_SEEDS + " A seed stays where it got to 99 %.", "steps", "accuracy (0 to 1)",

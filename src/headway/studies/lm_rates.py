@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from headway.errors import HeadwayError
-from headway.report.curves import bands
+from headway.report.curves import OVER_SEEDS, bands
 from headway.report.figures import CurveText, Figure, curve_figure
 from headway.studies.claims import Result, Results, Run
 from headway.studies.running import seeds_of
@@ -144,7 +144,6 @@ def measured(
     return found
 
 
-OVER_SEEDS = "Line: mean over seeds. Band: from the least to the largest seed."
 TRAINING = CurveText("training-loss", "Training loss, each arm at its best rate", OVER_SEEDS,
                      "training tokens", "nats per token")  # fmt: skip
 BY_RATE = CurveText("by-rate", "Validation loss over the learning rate",

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from headway.decoder import HeadwayConfig
 from headway.mechanisms import SelectiveAttention
-from headway.report.curves import bands
+from headway.report.curves import OVER_SEEDS, bands
 from headway.report.figures import CurveText, Figure, curve_figure
 from headway.report.statistics import SIGNIFICANCE
 from headway.studies.claims import (
@@ -271,7 +271,6 @@ CLAIMS = (
     _claim("Those of both are better than those of queries alone", "both", "query", MORE),
 )  # fmt: skip
 
-OVER_SEEDS = "Line: mean over seeds. Band: from the least to the largest seed."
 BY_LENGTH = CurveText(
     "by-length", "Keys found by the length of a row, each arm at its best learning rate",
     OVER_SEEDS + " Over all depths.", "tokens", "share (0 to 1)",

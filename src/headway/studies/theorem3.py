@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from headway.report.curves import bands
+from headway.report.curves import OVER_SEEDS, bands
 from headway.report.figures import CurveText, Figure, curve_figure
 from headway.studies.claims import (
     Claim,
@@ -305,7 +305,7 @@ CLAIMS = (
 
 SHARE = CurveText(
     "corner", "Starts that end at (a1, b1) = (0, 1), with free taps in its quadrant",
-    "Line: mean over seeds. Band: from the least to the largest seed.", "T", "share (0 to 1)",
+    OVER_SEEDS, "T", "share (0 to 1)",
 )  # fmt: skip
 TIME = CurveText("time", "Time of the flow", "Median over starts.", "T", "time")
 WAY = CurveText("monotone", "Starts whose way is monotone", "a1 never rises, b1 never falls.", "T",
