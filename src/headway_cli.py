@@ -245,6 +245,8 @@ def _bench(settings: BenchSettings, command: str) -> None:
         for line in measure(settings):
             print(f"{line.name}: {line.value:.4g}", file=sys.stderr, flush=True)
             lines.append(line)
+    if not lines:
+        return  # Of several processes one tells.
     if settings.json:
         print(json.dumps(to_json(settings.name, command, lines), indent=1))
     else:

@@ -358,6 +358,7 @@ class BenchSettings:
         "host",
         "train",
         "loop",
+        "shards",
         "memory",
         "decode",
         "peers",
@@ -370,6 +371,7 @@ class BenchSettings:
     """'host': a 1B Llama with KV shift and selective attention attached, beside it untouched;
     'train': steps of our 124M decoder with mechanisms over plain, and plain beside Llama;
     'loop': `headway train` beside a bare loop over the same compiled step;
+    'shards': steps sharded over the processes of torchrun beside one GPU each;
     'memory': its peak of a step; 'decode': its tokens a second; 'peers': it beside other libraries;
     'prologue': the fused prologue beside a copy; 'received': the attention that keys of a long
     layer receive, beside a flash forward pass;
@@ -378,7 +380,7 @@ class BenchSettings:
     'corpora': text, music and speech built into shards, and shards read, on a CPU."""
     only: tuple[str, ...] = ()
     """Parts to measure (default: all): of 'host' attach, train, decode; of 'train' mechanisms,
-    llama, wide; of 'corpora' read, text, music, speech."""
+    llama, wide; of 'shards' 350m, 1.3b; of 'corpora' read, text, music, speech."""
     small: bool = False
     """Small sizes, for a machine without a GPU."""
     eager: bool = False

@@ -11,6 +11,7 @@ from headway.errors import HeadwayError
 PARTS = {
     "host": ("attach", "train", "decode"),
     "train": ("mechanisms", "llama", "wide"),
+    "shards": ("350m", "1.3b"),
     "corpora": ("read", "text", "music", "speech"),
 }
 
@@ -43,6 +44,10 @@ def measure(settings: Any) -> Iterator[Line]:
             from headway.bench.loop import bench_loop
 
             return bench_loop(small)
+        case "shards":
+            from headway.bench.shards import bench_shards
+
+            return bench_shards(small, only or accepted)
         case "memory":
             from headway.bench.memory import bench_memory
 

@@ -76,8 +76,8 @@ def dtype_on(device: str) -> torch.dtype:
     return torch.bfloat16 if device == "cuda" else torch.float32
 
 
-def decoder(shape: Shape, device: str, mechanisms: Sequence[Mechanism] = ()) -> HeadwayForCausalLM:
-    """Random weights, the same each time; bfloat16 on a GPU, as `headway.bench.llama` has it."""
+def drawn(shape: Shape, device: str, mechanisms: Sequence[Mechanism] = ()) -> HeadwayForCausalLM:
+    """Random weights in float32, the same each time."""
     config = HeadwayConfig(
         vocab_size=shape.vocab_size,
         hidden_size=shape.hidden_size,
@@ -90,8 +90,13 @@ def decoder(shape: Shape, device: str, mechanisms: Sequence[Mechanism] = ()) -> 
     )
     torch.manual_seed(0)
     with torch.device(device):
-        model = HeadwayForCausalLM(config)
-    cast(nn.Module, model).to(dtype_on(device)).train()
+        return cast(HeadwayForCausalLM, HeadwayForCausalLM(config).train())
+
+
+def decoder(shape: Shape, device: str, mechanisms: Sequence[Mechanism] = ()) -> HeadwayForCausalLM:
+    """`drawn`; in bfloat16 on a GPU, as `headway.bench.llama` has it."""
+    model = drawn(shape, device, mechanisms)
+    cast(nn.Module, model).to(dtype_on(device))
     return model
 
 

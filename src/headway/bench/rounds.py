@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import transformers
 
 
@@ -72,9 +73,11 @@ def ratio(taken: Mapping[str, list[float]], arm: str, baseline: str) -> Ratio:
 
 
 def synchronise() -> None:
-    """Wait for the GPU, if there is one."""
+    """Wait for the GPU, if there is one, and for the other processes, if there are some."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+    if dist.is_initialized():
+        dist.barrier()
 
 
 def machine() -> dict[str, Any]:

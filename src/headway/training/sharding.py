@@ -44,13 +44,18 @@ def shard(
         policy = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
-    kinds = set(getattr(model, "_no_split_modules", None) or ())
-    for layer in [m for m in model.modules() if _kind(m) in kinds]:
-        if settings.compile:
-            layer.compile()
+    if settings.compile:
+        compile_layers(model)
+    for layer in _layers(model):
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
     return model
+
+
+def compile_layers(model: nn.Module) -> None:
+    """Compile each layer by itself, in place: what shards are gathered for is no part of a graph."""
+    for layer in _layers(model):
+        layer.compile()
 
 
 @contextmanager
@@ -71,8 +76,9 @@ def whole(model: nn.Module) -> Iterator[None]:
             unit.reshard()
 
 
-def _kind(module: nn.Module) -> str:
-    return type(module).__name__
+def _layers(model: nn.Module) -> list[nn.Module]:
+    kinds = set(getattr(model, "_no_split_modules", None) or ())
+    return [module for module in model.modules() if type(module).__name__ in kinds]
 
 
 def _mesh(settings: TrainSettings, processes: Processes, device: torch.device) -> DeviceMesh:
