@@ -16,12 +16,12 @@ from headway.bench.decoders import (
     THREE,
     decoder,
     device_here,
-    many_graphs,
 )
 from headway.bench.llama import Shape, free
 from headway.bench.results import Line
 from headway.bench.rounds import ratio, time_in_turns
 from headway.decoder import HeadwayCache, HeadwayForCausalLM
+from headway.training.graphs import many_graphs
 
 BATCHES = (1, 64)
 ARMS = {PLAIN: (), "the three": THREE}

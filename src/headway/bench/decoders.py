@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -133,12 +132,3 @@ def training_step(
 def tokens_a_second(shape: Shape, seconds: float) -> float:
     """Of a round that took `seconds`."""
     return UPDATES * shape.batch * shape.length / seconds
-
-
-@contextmanager
-def many_graphs() -> Iterator[None]:
-    """Each arm is a graph of one and the same code, of which torch keeps few."""
-    import torch._dynamo.config as dynamo
-
-    with dynamo.patch(recompile_limit=64, automatic_dynamic_shapes=False):
-        yield

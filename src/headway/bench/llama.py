@@ -79,6 +79,11 @@ def llama(shape: Shape, device: str, longest: int = 4096) -> LlamaForCausalLM:
 def free() -> None:
     """Forget compiled code and give cached memory back."""
     torch.compiler.reset()
+    give_back()
+
+
+def give_back() -> None:
+    """Give cached memory back."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

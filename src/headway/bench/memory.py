@@ -14,13 +14,13 @@ from headway.bench.decoders import (
     THREE,
     decoder,
     device_here,
-    many_graphs,
     tokens,
     training_step,
 )
 from headway.bench.llama import free
 from headway.bench.results import Line
 from headway.training.cost import peak_bytes
+from headway.training.graphs import many_graphs
 
 Made = tuple[nn.Module, Callable[[], object]]
 

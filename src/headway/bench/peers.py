@@ -19,7 +19,6 @@ from headway.bench.decoders import (
     decoder,
     device_here,
     dtype_on,
-    many_graphs,
     tokens,
     tokens_a_second,
     training_step,
@@ -27,6 +26,7 @@ from headway.bench.decoders import (
 from headway.bench.llama import Shape, free, llama
 from headway.bench.results import Line
 from headway.bench.rounds import ratio, time_in_turns
+from headway.training.graphs import many_graphs
 
 OURS = {PLAIN: (), "all mechanisms": (*THREE, DEPTH_READ)}
 Build = Callable[[Shape, str], Any]

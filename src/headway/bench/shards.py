@@ -1,4 +1,4 @@
-"""Steps sharded over processes (FSDP2), beside as many GPUs that each train a model of their own."""
+"""Steps sharded over processes (FSDP2), beside as many GPUs that each train their own model."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from headway.bench.decoders import (
     causal_lm_loss,
     device_here,
     drawn,
-    many_graphs,
     tokens,
 )
-from headway.bench.llama import Shape, free
+from headway.bench.llama import Shape, give_back
 from headway.bench.results import Line
 from headway.bench.rounds import Ratio, ratio, time_in_turns
 from headway.errors import HeadwayError
 from headway.mechanisms import KVShift, Mechanism
+from headway.training.graphs import many_graphs
 from headway.training.optimisation import adamw, clip_gradients
 from headway.training.processes import Processes
 from headway.training.sharding import compile_layers, shard
@@ -44,13 +44,13 @@ M1300 = replace(
     num_key_value_heads=16,
     batch=8,
 )
-SHAPES = {"350m": replace(M350, rounds=12), "1.3b": replace(M1300, rounds=12)}
+SHAPES = {"350m": replace(M350, rounds=8), "1.3b": replace(M1300, rounds=8)}
 ARMS: Mapping[str, tuple[Mechanism, ...]] = {
     PLAIN: (),
     "KV shift": (KVShift(),),
     "the three": THREE,
 }
-ALONE, SHARDED, BASE, GRAPH = "one GPU each", "sharded", "sharded plain", "as one graph"
+ALONE, SHARDED, BASE = "one GPU each", "sharded", "sharded plain"
 UPDATES = 2
 """In a round."""
 
@@ -58,8 +58,9 @@ UPDATES = 2
 def bench_shards(small: bool, only: Sequence[str] = PARTS) -> Iterator[Line]:
     """Each line as soon as it is measured, in the first process; the others yield none.
 
-    As `headway train` does it: float32 weights, bfloat16 arithmetic on a GPU, AdamW, clipping. Each
-    process has the same number of sequences, sharded or alone, and the slowest of them counts.
+    As `headway train` does it: float32 weights, bfloat16 arithmetic on a GPU, AdamW, clipping; each
+    layer is compiled by itself, also where a GPU is alone. A process has as many sequences sharded
+    as alone, and the slowest of them counts.
 
     Args:
         small: the small shape, for each part.
@@ -85,22 +86,18 @@ def _part(part: str, shape: Shape, device: torch.device) -> Iterator[Line]:
         for name, mechanisms in ARMS.items():
             steps = {ALONE: _step(_alone(shape, device, mechanisms, settings), ids, settings)}
             if name == PLAIN:
-                steps |= {SHARDED: base, GRAPH: _as_graph(shape, device, ids, settings)}
+                steps[SHARDED] = base
             else:
-                steps |= {
-                    SHARDED: _step(_sharded(shape, device, mechanisms, settings), ids, settings),
-                    BASE: base,
-                }
+                steps[SHARDED] = _step(_sharded(shape, device, mechanisms, settings), ids, settings)
+                steps[BASE] = base
             taken = time_in_turns(steps, shape.rounds, shape.warm_up)
             steps.clear()
-            free()
+            give_back()
             if main:
                 yield from _lines(f"{part}, {name}", taken, world, shape)
 
 
-def _lines(
-    arm: str, taken: Mapping[str, list[float]], world: int, shape: Shape
-) -> Iterator[Line]:
+def _lines(arm: str, taken: Mapping[str, list[float]], world: int, shape: Shape) -> Iterator[Line]:
     def over(one: str, other: str) -> Ratio:
         return ratio(taken, one, other)
 
@@ -109,8 +106,6 @@ def _lines(
     yield Line.of_ratio(name, efficiency, at_least=0.92)
     if BASE in taken:
         yield Line.of_ratio(f"sharded step over plain: {arm}", over(SHARDED, BASE), at_most=1.04)
-    if GRAPH in taken:
-        yield Line.of_ratio(f"step of one GPU as one graph over layers: {arm}", over(GRAPH, ALONE))
     speed = world * UPDATES * shape.batch * shape.length / efficiency.seconds[1]
     yield Line(f"tokens a second, sharded over {world}: {arm}", speed)
 
@@ -139,16 +134,6 @@ def _alone(
     if settings.compile:
         compile_layers(model)
     return model
-
-
-def _as_graph(
-    shape: Shape, device: torch.device, ids: Tensor, settings: TrainSettings
-) -> Callable[[], object]:
-    """How `headway train` compiles a model that is not sharded."""
-    model: nn.Module = drawn(shape, str(device))
-    if settings.compile:
-        model.compile()
-    return _step(model, ids, settings)
 
 
 def _sharded(

@@ -19,7 +19,6 @@ from headway.bench.decoders import (
     causal_lm_loss,
     decoder,
     device_here,
-    many_graphs,
     tokens,
     tokens_a_second,
     training_step,
@@ -30,6 +29,7 @@ from headway.bench.memory import Made, made_and_measured
 from headway.bench.results import Line
 from headway.bench.rounds import ratio, time_in_turns
 from headway.ops.loss import reference_cross_entropy
+from headway.training.graphs import many_graphs
 
 PARTS = ("mechanisms", "llama", "wide")
 LLAMA, KEPT = "transformers' Llama", "all logits kept"

@@ -11,6 +11,7 @@ import torch
 from headway.studies.claims import Measures, Run
 from headway.studies.lm_course import Course
 from headway.training.cost import step_times
+from headway.training.graphs import many_graphs
 from headway.training.recipe import Recipe
 from headway.training.run import mean_loss, precision
 
@@ -28,8 +29,6 @@ def step_costs(course: Course, base: str, runs: Sequence[Run]) -> list[tuple[Run
         base: the arm that ratios are taken to, round by round.
         runs: one an arm.
     """
-    if course.settings.compile:
-        torch.compiler.reset()  # a fresh count of recompilations
     by_arm = {run.arm: run for run in (replace(runs[0], arm=base), *runs)}
     steps = {arm: _step(course, run) for arm, run in by_arm.items()}
     taken = step_times(steps, course.device, ROUNDS)
@@ -54,7 +53,7 @@ def _step(course: Course, run: Run) -> Callable[[], object]:
     loss_of = torch.compile(mean_loss) if asked.compile else mean_loss
 
     def step() -> None:
-        with precision(course.device, asked.dtype):
+        with precision(course.device, asked.dtype), many_graphs():
             loss = loss_of(model, windows)
         loss.backward()
         recipe.update(model, optimiser)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from headway.corpora.batches import Windows
 from headway.decoder import HeadwayForCausalLM
+from headway.training.graphs import many_graphs
 from headway.training.recipe import Recipe
 
 
@@ -92,8 +93,6 @@ def train(
     """
     device = cast(Any, model).device
     optimiser = recipe.optimiser(model)
-    if compile_step:
-        torch.compiler.reset()  # a fresh count of recompilations for every run
     loss_of = torch.compile(mean_loss) if compile_step else mean_loss
     seconds, tokens = 0.0, 0
     for number in range(1, recipe.steps + 1):
@@ -103,7 +102,7 @@ def train(
         rate = recipe.rate(number - 1)
         for group in optimiser.param_groups:
             group["lr"] = rate * group.get("share", 1.0)
-        with precision(device, dtype):
+        with precision(device, dtype), many_graphs():
             loss = loss_of(model, windows)
         loss.backward()
         value = loss.item()

@@ -53,7 +53,7 @@ def shard(
 
 
 def compile_layers(model: nn.Module) -> None:
-    """Compile each layer by itself, in place: what shards are gathered for is no part of a graph."""
+    """Compile each layer by itself, in place: no graph crosses where weights are gathered."""
     for layer in _layers(model):
         layer.compile()
 
