@@ -44,7 +44,7 @@ def context(**given: Any) -> Context:
     """Surroundings at `POSITIONS`, with hidden states."""
     generator = torch.Generator().manual_seed(9)
     hidden = torch.randn(*POSITIONS.shape, DIMS.hidden_size, generator=generator)
-    return Context(**{"positions": POSITIONS, "hidden": hidden.double(), "layer_idx": 1} | given)
+    return Context(**{"positions": POSITIONS, "hidden": hidden.double()} | given)
 
 
 def tiny(*mechanisms: Mechanism, seed: int = 0, **options: Any) -> HeadwayForCausalLM:

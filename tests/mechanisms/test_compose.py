@@ -145,7 +145,6 @@ class OwnAttention(nn.Module):
         raw = QKV(*(y.unflatten(-1, (-1, 3)).transpose(1, 2) for y in (q, k, v)))
         ctx = Context(
             positions=torch.arange(first, memory["length"]).expand(x.shape[:2]),
-            layer_idx=self.layer,
             hidden=x,
             streams=streams,
             state=memory.setdefault("state", DecodeState()),

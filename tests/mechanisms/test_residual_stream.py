@@ -53,7 +53,7 @@ def test_learned_weights_start_as_named() -> None:
 
 def test_the_first_layer_has_no_source() -> None:
     assert ResidualStream().build(DIMS, 0) is None
-    with pytest.raises(HeadwayError, match=r"layer 1 was given no streams"):
+    with pytest.raises(HeadwayError, match=r"after the first was given no streams"):
         built(ResidualStream()).prologue(projections(), context())
 
 

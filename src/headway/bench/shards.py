@@ -44,7 +44,7 @@ M1300 = replace(
     num_key_value_heads=16,
     batch=8,
 )
-SHAPES = {"350m": replace(M350, rounds=8), "1.3b": replace(M1300, rounds=8)}
+SHAPES = {"350m": replace(M350, rounds=8), "1.3b": replace(M1300, rounds=6)}
 ARMS: Mapping[str, tuple[Mechanism, ...]] = {
     PLAIN: (),
     "KV shift": (KVShift(),),

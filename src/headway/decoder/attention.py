@@ -58,7 +58,6 @@ class Attention(nn.Module):
         whole, raw = self._project(x)
         ctx = Context(
             positions=run.positions,
-            layer_idx=self.layer_idx,
             hidden=x,
             streams=streams,
             state=run.state(self.layer_idx),
@@ -100,7 +99,7 @@ class Attention(nn.Module):
             raw, ctx.positions, ctx.state, cos, sin, source, whole, leaves=self.leaves
         )
         # A gradient of their own, so that it is added where the pass is at them anyway.
-        return q, k, v, raw._replace(v=left[0]) if left else raw
+        return q, k, v, QKV(raw.q, raw.k, left[0]) if left else raw
 
     def _heads(self, x: Tensor) -> Tensor:
         heads: Tensor = x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)

@@ -48,7 +48,6 @@ class HostPass:
         positions, state = self.positions_and_state(layer_idx, here, cache)
         return Context(
             positions=positions,
-            layer_idx=layer_idx,
             hidden=hidden,
             streams=Streams(_moved(first, here), _moved(previous, here)),
             state=state,

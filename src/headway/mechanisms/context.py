@@ -36,7 +36,6 @@ class Context:
     Attributes:
         positions: `(B, T)`, counted from the start of the own document; padding and packing are
             resolved already. Position 0 starts a document.
-        layer_idx: index of the layer, from 0.
         hidden: `(B, T, hidden_size)`, what was projected (after the layer's norm).
         raw: the projections before any mechanism touched them.
         streams: what earlier layers left.
@@ -45,7 +44,6 @@ class Context:
     """
 
     positions: Tensor
-    layer_idx: int = 0
     hidden: Tensor | None = None
     raw: QKV | None = None
     streams: Streams = field(default_factory=Streams)
@@ -56,7 +54,6 @@ class Context:
         """The same surroundings, once the layer has projected `raw`."""
         return Context(
             positions=self.positions,
-            layer_idx=self.layer_idx,
             hidden=self.hidden,
             raw=raw,
             streams=self.streams,

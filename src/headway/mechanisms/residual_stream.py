@@ -73,7 +73,7 @@ class ResidualStreamModule(MechanismModule):
         source = streams.first if self.spec.source == "first" else streams.previous
         if source is None:
             raise HeadwayError(
-                f"residual_stream: layer {ctx.layer_idx} was given no streams; pass "
+                "residual_stream: a layer after the first was given no streams; pass "
                 "Context(streams=...) and push each layer's raw projections"
             )
         name = self.spec.stream[0]
