@@ -46,9 +46,9 @@ class LayerCache:
 
 
 class Attention(nn.Module):
-    def __init__(self, layer, mechanisms):
+    def __init__(self, mechanisms):
         super().__init__()
-        self.layer, self.mechanisms = layer, mechanisms
+        self.mechanisms = mechanisms
         self.qkv = nn.Linear(WIDTH, 3 * WIDTH, bias=False)
         self.out = nn.Linear(WIDTH, WIDTH, bias=False)
 
@@ -56,7 +56,7 @@ class Attention(nn.Module):
         B, T, C = x.shape
         raw = QKV(*self.qkv(x).view(B, T, 3, HEADS, C // HEADS).permute(2, 0, 3, 1, 4))
         state = cache.state if cache else None
-        ctx = Context(positions, self.layer, hidden=x, streams=streams, state=state)  # headway
+        ctx = Context(positions, hidden=x, streams=streams, state=state)  # headway
         q, k, v = self.mechanisms.prologue(raw, ctx)  # headway; rotation would come after it
         if cache:
             k, v = cache.append(k, v)
@@ -66,10 +66,10 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, layer, mechanisms):
+    def __init__(self, mechanisms):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.attention = Attention(layer, mechanisms)
+        self.attention = Attention(mechanisms)
         self.mlp = nn.Sequential(
             nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH)
         )
@@ -86,7 +86,7 @@ class GPT(nn.Module):
     def __init__(self, mechanisms):
         super().__init__()
         self.bytes, self.places = nn.Embedding(256, WIDTH), nn.Embedding(LENGTH, WIDTH)
-        self.blocks = nn.ModuleList(Block(i, m) for i, m in enumerate(mechanisms))
+        self.blocks = nn.ModuleList(Block(m) for m in mechanisms)
         self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 256)
 
     def forward(self, tokens, caches=None):

@@ -158,11 +158,16 @@ WIDE = """[
 
 
 @pytest.mark.parametrize(
-    ("mechanisms", "way"),
-    [(DEEP, {"sharding": "fsdp", "micro_batch_size": 1}), (WIDE, {"tensor_parallel": 2})],
-    ids=["fsdp", "heads"],
+    ("mechanisms", "way", "unit"),
+    [
+        (DEEP, {"sharding": "fsdp", "micro_batch_size": 1}, 1),
+        (DEEP, {"sharding": "fsdp", "micro_batch_size": 1}, sharding.UNIT_PARAMETERS),
+        (WIDE, {"tensor_parallel": 2}, sharding.UNIT_PARAMETERS),
+    ],
+    ids=["fsdp-layers", "fsdp", "heads"],
 )
-def test_mechanisms_in_two_processes(tmp_path, text, mechanisms, way):
+def test_mechanisms_in_two_processes(tmp_path, text, mechanisms, way, unit, monkeypatch):
+    monkeypatch.setattr(sharding, "UNIT_PARAMETERS", unit)
     changes = {"mechanisms": mechanisms, "steps": 6, "eval_every": 0, "save_every": 9}
     alone, out = tmp_path / "alone", tmp_path / "run"
     assert run(alone, text, **changes) == 0
@@ -185,6 +190,17 @@ def test_sharded_in_bfloat16(tmp_path, text):
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 
 
+@pytest.mark.parametrize(
+    ("least", "sizes"), [(1, [1] * 5), (10, [1] * 5), (11, [2, 2, 1]), (99, [5])]
+)
+def test_small_layers_are_gathered_together(least, sizes, monkeypatch):
+    monkeypatch.setattr(sharding, "UNIT_PARAMETERS", least)
+    layers = [torch.nn.Linear(2, 5, bias=False) for _ in range(5)]
+    found = sharding.units(layers)
+    assert [len(unit) for unit in found] == sizes
+    assert [layer for unit in found for layer in unit] == layers
+
+
 @pytest.mark.parametrize(("dtype", "gathered"), [("float32", None), ("bfloat16", torch.bfloat16)])
 def test_what_passes_between_processes(dtype, gathered, monkeypatch):
     seen = []
@@ -195,5 +211,5 @@ def test_what_passes_between_processes(dtype, gathered, monkeypatch):
     config = HeadwayConfig(vocab_size=8, hidden_size=8, num_attention_heads=2, num_hidden_layers=2)
     settings = TrainSettings(dtype=dtype, sharding="fsdp")
     sharding.shard(HeadwayForCausalLM(config), settings, None, torch.device("cpu"))
-    assert [policy.param_dtype for policy in seen] == [gathered] * 3
+    assert [policy.param_dtype for policy in seen] == [gathered] * 2
     assert all(policy.reduce_dtype in (None, torch.float32) for policy in seen)

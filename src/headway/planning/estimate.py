@@ -12,6 +12,7 @@ from headway.errors import HeadwayError
 from headway.planning.activations import kept_compiled
 from headway.planning.counts import Parameters, count_parameters, flops_a_token
 from headway.planning.devices import Device
+from headway.training.sharding import UNIT_PARAMETERS
 
 Sharding = Literal["none", "fsdp", "hsdp"]
 """A whole model on each GPU (DDP); one sharded over all (FSDP2); or sharded within a node and
@@ -25,7 +26,7 @@ SPARE = 0.95
 """Share of a GPU's memory that a plan may fill: the rest is the context, the libraries' workspaces
 and what the allocator cannot join."""
 GATHERED = 2
-"""Layers that stand whole at once where a model is sharded: one computes, the next one arrives."""
+"""Units that stand whole at once where a model is sharded: one computes, the next one arrives."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,10 +244,10 @@ def _memory(config: HeadwayConfig, counted: Parameters, cluster: Cluster, work: 
     casts = work.weights > ACTIVATION
     if group > 1:
         # Gathered in the dtype of the forward pass: embedding and head, and some layers.
-        layer = max(counted.layers) / work.tensor_parallel
-        weights += ACTIVATION * (rest + GATHERED * layer)
-        # Gradients of a layer, before they are scattered.
-        activations += ACTIVATION * max(layer, rest)
+        unit = _unit(counted, work)
+        weights += ACTIVATION * (rest + min(GATHERED * unit, layers))
+        # Gradients of a unit, before they are scattered.
+        activations += ACTIVATION * max(unit, rest)
     elif casts:
         # Autocast's copies wait for the backward pass with the activations.
         weights += ACTIVATION * (max(counted.layers) if work.checkpointing else held)
@@ -257,6 +258,13 @@ def _memory(config: HeadwayConfig, counted: Parameters, cluster: Cluster, work: 
         activations=activations,
         adding=work.accumulation > 1,
     )
+
+
+def _unit(counted: Parameters, work: Work) -> float:
+    """Parameters that are gathered together: those of a layer, or of several small ones."""
+    layer = max(counted.layers)
+    together = layer * math.ceil(UNIT_PARAMETERS / layer)
+    return min(together, sum(counted.layers)) / work.tensor_parallel
 
 
 def _communication(
@@ -271,8 +279,8 @@ def _communication(
     hidden = exposed = 0.0
     if group > 1:
         # Weights are gathered for the forward and for the backward pass, gradients scattered; the
-        # first layer's have nothing to hide behind.
-        first = rest + max(counted.layers) / work.tensor_parallel
+        # first unit's have nothing to hide behind.
+        first = rest + _unit(counted, work)
         hidden += 3 * steps * cluster.gather_seconds(ACTIVATION * held, group, near)
         exposed += steps * cluster.gather_seconds(ACTIVATION * first, group, near)
     if shares > group:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import cast
 
@@ -16,14 +16,18 @@ from headway.decoder.tensor_parallel import share_out
 from headway.training.processes import Processes
 from headway_train_settings import TrainSettings
 
+UNIT_PARAMETERS = 2**25
+"""That a unit has at least. Each takes the host some milliseconds a step, however small it is, and
+a GPU would wait for that."""
+
 
 def shard(
     model: nn.Module, settings: TrainSettings, processes: Processes, device: torch.device
 ) -> nn.Module:
     """Shard a model in place, on its device.
 
-    One unit a layer and one for the rest: streams and depth reads, which cross layers, are
-    activations and pass between units as they are.
+    A unit is a layer, or several small ones, and the rest: streams and depth reads, which cross
+    layers, are activations and pass between units as they are.
 
     Args:
         model: on the CPU, the same in every process.
@@ -46,10 +50,23 @@ def shard(
         )
     if settings.compile:
         compile_layers(model)
-    for layer in _layers(model):
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    for unit in units(_layers(model)):
+        fully_shard(unit, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
     return model
+
+
+def units(layers: Sequence[nn.Module]) -> list[list[nn.Module]]:
+    """Neighbouring layers that are gathered together, each with `UNIT_PARAMETERS` or more."""
+    found: list[list[nn.Module]] = []
+    size = UNIT_PARAMETERS
+    for layer in layers:
+        if size >= UNIT_PARAMETERS:
+            found.append([])
+            size = 0
+        found[-1].append(layer)
+        size += sum(parameter.numel() for parameter in layer.parameters())
+    return found
 
 
 def compile_layers(model: nn.Module) -> None:
@@ -63,17 +80,17 @@ def whole(model: nn.Module) -> Iterator[None]:
     """A sharded model with all its weights in every process, for who reads them beside a forward;
     any other model as it is.
     """
-    units = [module for module in model.modules() if isinstance(module, FSDPModule)]
-    for unit in units:
-        unit.set_reshard_after_forward(False, recurse=False)
-        unit.unshard()
+    sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for module in sharded:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
     try:
         yield
     finally:
-        for unit in units:
+        for module in sharded:
             # The rest of the model is kept whole between passes anyway: all of it is needed again.
-            unit.set_reshard_after_forward(unit is not model, recurse=False)
-            unit.reshard()
+            module.set_reshard_after_forward(module is not model, recurse=False)
+            module.reshard()
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:
