@@ -41,7 +41,9 @@ from headway.studies.tuning import TEST, TUNING
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "docs" / "results" / "combine"
-GAINS = {part: -0.05 if part in RECOMMENDED_PARTS else 0.01 for part in PARTS}
+GAINS = {
+    part: -0.15 / len(RECOMMENDED_PARTS) if part in RECOMMENDED_PARTS else 0.01 for part in PARTS
+}
 """What each part adds to the loss of made-up results."""
 
 
@@ -298,7 +300,9 @@ def committed() -> Results:
 
 
 def test_the_tables_in_the_docs_are_those_of_the_committed_results(committed: Results) -> None:
-    assert still_missing(COMBINE, committed) == []
+    begun = {result.run.arm for result in committed if result.run.options["stage"] == TEST}
+    assert begun >= {PLAIN, CHOSEN}
+    assert begun.isdisjoint(run.arm for run in still_missing(COMBINE, committed))
     assert markdown(committed) in (ROOT / "docs" / "combine.md").read_text(encoding="utf-8"), (
         "run: python -m headway.studies.combine_table docs/results/combine"
     )

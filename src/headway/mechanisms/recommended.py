@@ -5,13 +5,11 @@ from types import MappingProxyType
 from typing import Any
 
 from headway.mechanisms.base import Mechanism
-from headway.mechanisms.kv_shift import KVShift
 from headway.mechanisms.output_gate import OutputGate
-from headway.mechanisms.selective_attention import SelectiveAttention
+from headway.mechanisms.residual_stream import ResidualStream
 
 RECOMMENDED: tuple[Mechanism, ...] = (
-    KVShift(),
-    SelectiveAttention(),
+    ResidualStream(source="first", scale="layer"),
     OutputGate(granularity="head"),
 )
 """In the order of the data."""
