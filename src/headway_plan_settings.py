@@ -37,7 +37,7 @@ class PlanSettings:
     """Of weights, gradients and moments of AdamW; the forward pass is in bfloat16."""
     mechanisms: str = "vanilla"
     """Presets joined by '+'."""
-    efficiency: float = 0.45
+    efficiency: float = 0.43
     """Share of the peak operations that one GPU reaches by itself, which `headway bench train`
     measures (the causal half of attention counted)."""
     format: Literal["table", "markdown", "json"] = "table"

@@ -46,7 +46,7 @@ class Cluster:
     gpus: int
     node: int = 8
     network: float = 50e9
-    efficiency: float = 0.45
+    efficiency: float = 0.43
     wire: float = 0.8
 
     def gather_seconds(self, size: float, gpus: int, near: int) -> float:

@@ -22,8 +22,8 @@ from headway.planning.estimate import Cluster, Plan, Work, estimate
 from headway.report.cells import Table
 from headway.report.tables import markdown_table
 
-BFLOAT16 = 2
-"""Bytes; the benches' weights, gradients and moments."""
+BFLOAT16, FLOAT32 = 2, 4
+"""Bytes; of weights, gradients and moments, in most benches and in `headway train`."""
 
 
 class Compared(NamedTuple):
@@ -85,6 +85,10 @@ def _rows(folder: Path) -> Iterator[Compared]:
     yield line(beside, "tokens a second: plain", _value, plain.tokens_a_second)
     yield line(beside, "tokens a second: wide plain", _value, _planned(M350).tokens_a_second)
     yield line("peers-h200", "tokens a second: plain", _value, plain.tokens_a_second)
+    loop = _planned(M124, weights=FLOAT32).tokens_a_second
+    yield line("loop-h200", "tokens a second: headway train", _value, loop)
+    two = _planned(M350, weights=FLOAT32, gpus=2).tokens_a_second
+    yield line("shards-350m-h200", "tokens a second, sharded over 2: 350m, plain", _value, two)
     # Their step without anything attached is the ratio's baseline.
     host = _planned(Shape()).step
     yield line("host-h200", "training step, compiled", lambda row: row["ratio"]["seconds"][1], host)
@@ -101,9 +105,16 @@ def _value(row: dict[str, Any]) -> float:
     return float(row["value"])
 
 
-def _planned(shape: Shape, mechanisms: Sequence[Mechanism] = ()) -> Plan:
-    work = Work(context=shape.length, micro_batch_size=shape.batch, weights=BFLOAT16)
-    return estimate(_config(shape, mechanisms), Cluster(device=DEVICES["h200"], gpus=1), work)
+def _planned(
+    shape: Shape, mechanisms: Sequence[Mechanism] = (), weights: int = BFLOAT16, gpus: int = 1
+) -> Plan:
+    work = Work(
+        context=shape.length,
+        micro_batch_size=shape.batch,
+        weights=weights,
+        sharding="none" if gpus == 1 else "fsdp",
+    )
+    return estimate(_config(shape, mechanisms), Cluster(device=DEVICES["h200"], gpus=gpus), work)
 
 
 def _config(shape: Shape, mechanisms: Sequence[Mechanism]) -> HeadwayConfig:
