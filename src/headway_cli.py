@@ -241,16 +241,17 @@ def _bench(settings: BenchSettings, command: str) -> None:
     from headway.bench.results import print_lines, to_json
 
     lines = []
-    with _told():
-        for line in measure(settings):
-            print(f"{line.name}: {line.value:.4g}", file=sys.stderr, flush=True)
-            lines.append(line)
-    if not lines:
-        return  # Of several processes one tells.
-    if settings.json:
-        print(json.dumps(to_json(settings.name, command, lines), indent=1))
-    else:
-        print_lines(lines, Console())
+    try:
+        with _told():
+            for line in measure(settings):
+                print(f"{line.name}: {line.value:.4g}", file=sys.stderr, flush=True)
+                lines.append(line)
+    finally:
+        # What was measured before something broke is told too; of several processes one tells.
+        if lines and settings.json:
+            print(json.dumps(to_json(settings.name, command, lines), indent=1))
+        elif lines:
+            print_lines(lines, Console())
 
 
 @contextmanager

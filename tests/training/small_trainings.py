@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
-import socket
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import headway_cli
+from command_processes import call, start
 
 SIZES: dict[str, Any] = {
     "tokenizer": "bytes",
@@ -63,14 +58,6 @@ def run(out: Path, text: Path | None, **changes: Any) -> int:
     return call(words(out, text, **changes))
 
 
-def call(command: Sequence[str]) -> int:
-    """The exit code of any command."""
-    try:
-        return headway_cli.main(list(command))
-    except SystemExit as leaving:
-        return int(leaving.code or 0)
-
-
 def records(out: Path) -> list[dict[str, Any]]:
     """The lines of the metrics without what depends on the clock."""
     lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
@@ -80,50 +67,6 @@ def records(out: Path) -> list[dict[str, Any]]:
 def losses(out: Path) -> dict[int, float]:
     """Of the lines that have one, by step."""
     return {line["step"]: line["loss"] for line in records(out) if "loss" in line}
-
-
-def start(command: Sequence[str], told: Path, **environment: str) -> Any:
-    """The command in a forked process, which need not import everything again."""
-    context = multiprocessing.get_context("fork")
-    process = context.Process(target=_child, args=(list(command), told, environment))
-    process.start()
-    return process
-
-
-def _child(command: list[str], told: Path, environment: dict[str, str]) -> None:
-    os.environ.update(environment)
-    torch.set_num_threads(1)
-    with told.open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-        sys.stdout = os.fdopen(1, "w", buffering=1)
-        sys.stderr = os.fdopen(2, "w", buffering=1)
-        code = call(command)
-        sys.stdout.flush()
-        os._exit(code)
-
-
-def together(number: int, command: Sequence[str], told: Path) -> list[int]:
-    """The command in several processes as torchrun starts them; their exit codes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    started = [
-        start(
-            command,
-            told.with_name(f"{told.name}-{rank}"),
-            RANK=str(rank),
-            LOCAL_RANK=str(rank),
-            WORLD_SIZE=str(number),
-            LOCAL_WORLD_SIZE=str(number),
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=port,
-        )
-        for rank in range(number)
-    ]
-    for process in started:
-        process.join(120)
-    return [process.exitcode for process in started]
 
 
 def interrupted(

@@ -9,8 +9,9 @@ import signal
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_trainings import interrupted, losses, records, run, together, words, write_text
+from small_trainings import interrupted, losses, records, run, words, write_text
 
+from command_processes import together
 from headway import HeadwayConfig, HeadwayForCausalLM
 from headway.training import sharding
 from headway_train_settings import TrainSettings

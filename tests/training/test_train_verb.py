@@ -8,11 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_trainings import call, records, run, words, write_text
+from small_trainings import records, run, words, write_text
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import headway
 import headway_cli
+from command_processes import call
 from headway import HeadwayConfig, HeadwayForCausalLM, KVShift, SelectiveAttention
 from headway.corpora.tokens import build_corpus
 from headway.training import train_checks
