@@ -60,3 +60,11 @@ def test_what_was_measured_before_a_fault_is_told(
     with pytest.raises(ArithmeticError):
         headway_cli.main(["bench", "loop", "--json"])
     assert [line["name"] for line in json.loads(capsys.readouterr().out)["lines"]] == ["one"]
+
+
+def test_what_is_over_what() -> None:
+    taken = {shards.ALONE: [1.0, 1.0], shards.SHARDED: [2.0, 2.0], shards.BASE: [0.5, 0.5]}
+    efficiency, over_plain, speed = shards._lines("an arm", taken, 2, TINY)
+    assert (efficiency.value, efficiency.met) == (0.5, False)
+    assert (over_plain.value, over_plain.met) == (4.0, False)
+    assert speed.value == 2 * shards.UPDATES * TINY.batch * TINY.length / 2
