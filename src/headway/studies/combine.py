@@ -143,9 +143,9 @@ COMBINE = Study(
     claims=CLAIMS,
     seeds={"small": 2, "paper": 3},
     differs={
-        size: f"Screening, {SCREENED_SEEDS[size]} seeds: {SCREENING[size].told} Its learning rate "
-        "is the same for all, it is judged on the validation split, and models that need more "
-        f"operations take fewer steps. Confirmation: {CONFIRMING[size].told}"
+        size: f"Screening, {SCREENED_SEEDS[size]} seed(s): {SCREENING[size].told} It is judged on "
+        "the validation split, and models that need more operations take fewer steps. "
+        f"Confirmation: {CONFIRMING[size].told}"
         for size in SCREENING
     },
     heeds=HEEDS,

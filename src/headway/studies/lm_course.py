@@ -110,14 +110,12 @@ class Extent:
     def told(self) -> str:
         """Sizes and training, in sentences."""
         shapes = " and ".join(f"{s.layers} layers of width {s.width}" for s in self.shapes)
-        rates = ", ".join(f"{rate:g}" for rate in self.rates.first)
         return (
             f"{shapes}, contexts of {self.context}, a BPE of {self.vocab_size:,}; "
             f"{self.tokens / 1e6:.1f}M tokens a run from up to {self.max_characters:,} characters "
             "(read again where they are fewer), warm-up over a tenth and cosine to a tenth, weight "
-            f"decay 0.1, clipping at 1. Rates {rates}, and beyond where the best is at the edge, "
-            "for every arm, on another seed and the validation split; losses on at most "
-            f"{self.held_tokens:,} tokens of the test split."
+            f"decay 0.1, clipping at 1. {self.rates.told}; losses on at most "
+            f"{self.held_tokens:,} tokens, of the test split where arms are compared."
         )
 
     def config(self, arm: Arm, vocab_size: int, eot: int) -> HeadwayConfig:

@@ -35,6 +35,17 @@ class Rates:
     first: tuple[float, ...]
     most: int
 
+    @property
+    def told(self) -> str:
+        """In words."""
+        rates = ", ".join(f"{rate:g}" for rate in self.first)
+        if self.most == 1:
+            return f"Rate {rates} for every arm"
+        return (
+            f"Rates {rates}, and beyond where the best is at the edge, for every arm, on another "
+            "seed and the validation split"
+        )
+
     def races(self, arm: str, results: Results) -> tuple[list[Run], bool]:
         """The runs by which an arm's rate is chosen, and whether all are there."""
         losses, rates = _tuning_losses(results, arm), list(self.first)
