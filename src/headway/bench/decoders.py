@@ -19,6 +19,7 @@ from headway.mechanisms import (
     ResidualStream,
     SelectiveAttention,
 )
+from headway.mechanisms.recommended import RECOMMENDED
 
 M124 = Shape(
     hidden_size=768,
@@ -60,6 +61,7 @@ def arms(layers: int) -> dict[str, tuple[Mechanism, ...]]:
         "value stream": (ResidualStream(),),
         "the three": THREE,
         "the three and a depth read": (*THREE, DEPTH_READ),
+        "recommended": RECOMMENDED,
         "shortcut of 4 taps, context": (LayerShortcut(taps=taps, width=1024),),
         "attention residual": (AttentionResidual(),),
     }
