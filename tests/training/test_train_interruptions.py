@@ -162,10 +162,14 @@ WIDE = """[
     ("mechanisms", "way", "unit"),
     [
         (DEEP, {"sharding": "fsdp", "micro_batch_size": 1}, 1),
-        (DEEP, {"sharding": "fsdp", "micro_batch_size": 1}, sharding.UNIT_PARAMETERS),
+        (
+            DEEP,
+            {"sharding": "fsdp", "activation_checkpointing": True},
+            sharding.UNIT_PARAMETERS,
+        ),
         (WIDE, {"tensor_parallel": 2}, sharding.UNIT_PARAMETERS),
     ],
-    ids=["fsdp-layers", "fsdp", "heads"],
+    ids=["fsdp-layers", "fsdp-together", "heads"],
 )
 def test_mechanisms_in_two_processes(tmp_path, text, mechanisms, way, unit, monkeypatch):
     monkeypatch.setattr(sharding, "UNIT_PARAMETERS", unit)
