@@ -340,8 +340,10 @@ class CorpusRenderSettings:
     folder: Path
     """Folder of the corpus."""
     out: Path | None = None
-    """File to write: .mid for music, .wav for speech, .txt for text (default: the split and the
-    number, here)."""
+    """File to write: .mid for music, or .wav where the program fluidsynth is installed; .wav for
+    speech, .txt for text (default: the split and the number, here)."""
+    soundfont: Path | None = None
+    """Instruments of music as .wav, .sf2 or .sf3 (default: those fluidsynth was installed with)."""
     split: Literal["train", "validation", "test"] = "validation"
     """Where the document is."""
     number: int = 0

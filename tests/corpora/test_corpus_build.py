@@ -296,7 +296,7 @@ def test_a_document_and_a_continuation_become_midi(folder: Path, tmp_path: Path)
     for change, told in (
         ({"number": 99}, "number=99"),
         ({"number": -1}, "number=-1"),
-        ({"out": tmp_path / "a.wav"}, "ends in .mid"),
+        ({"out": tmp_path / "a.txt"}, "ends in .mid or .wav"),
     ):
         with pytest.raises(HeadwayError, match=told):
             render(replace(asked, **change))

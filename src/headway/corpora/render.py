@@ -12,28 +12,37 @@ from headway.corpora.midi import midi_of_notes
 from headway.corpora.optional import optional_package
 from headway.corpora.performance import decode
 from headway.corpora.speech import load_codec
+from headway.corpora.synthesis import heard
 from headway.corpora.tokens import Integers, TokenCorpus
 from headway.errors import HeadwayError
 from headway.files import write_atomically, writing_to
 from headway_settings import CorpusRenderSettings
 
-_SUFFIX = {"text": ".txt", "music": ".mid", "speech": ".wav"}
+_SUFFIXES = {"text": (".txt",), "music": (".mid", ".wav"), "speech": (".wav",)}
+"""Of each kind, the first one where no name is given."""
 
 
 def render(settings: CorpusRenderSettings) -> Path:
     """Write one document of a corpus, or tokens of a file, as .txt, .mid or .wav: as its kind is.
 
+    Music as .wav is played by the program fluidsynth.
+
     Raises HeadwayError for a document that is not there, for tokens that the corpus does not have,
-    and for a suffix of another kind.
+    for a suffix of another kind, and where fluidsynth is needed and not there.
     """
     corpus = TokenCorpus.load(settings.folder)
-    suffix = _SUFFIX[corpus.description.kind]
+    accepted = _SUFFIXES[corpus.description.kind]
     name = settings.tokens.stem if settings.tokens else f"{settings.split}-{settings.number}"
-    out = settings.out or Path(name + suffix)
-    if out.suffix.lower() != suffix:
+    out = settings.out or Path(name + accepted[0])
+    sounds = out.suffix.lower() == ".wav"
+    if out.suffix.lower() not in accepted:
         raise HeadwayError(
             f"out: {str(out)!r} is not accepted for {corpus.description.kind}; a name "
-            f"that ends in {suffix} is accepted"
+            f"that ends in {' or '.join(accepted)} is accepted"
+        )
+    if settings.soundfont is not None and not (sounds and corpus.description.kind == "music"):
+        raise HeadwayError(
+            f"soundfont: {str(settings.soundfont)!r} is accepted for music as .wav alone"
         )
     if settings.tokens is None:
         tokens = _document(getattr(corpus, settings.split), corpus.eot, settings.number)
@@ -41,15 +50,18 @@ def render(settings: CorpusRenderSettings) -> Path:
         tokens = _read_tokens(settings.tokens, corpus.vocab_size)
         tokens = tokens[tokens != corpus.eot]
     with writing_to(out.parent):
-        return write_atomically(out, _content(corpus, settings.folder, tokens))
+        return write_atomically(out, _content(corpus, settings, tokens, sounds))
 
 
-def _content(corpus: TokenCorpus, folder: Path, tokens: Integers) -> bytes:
+def _content(
+    corpus: TokenCorpus, settings: CorpusRenderSettings, tokens: Integers, sounds: bool
+) -> bytes:
     match corpus.description.kind:
         case "music":
-            return midi_of_notes(decode(tokens))
+            notes = midi_of_notes(decode(tokens))
+            return heard(notes, settings.soundfont) if sounds else notes
         case "speech":
-            codec = load_codec(corpus.description.code, folder)
+            codec = load_codec(corpus.description.code, settings.folder)
             return wave(codec.decode(tokens), codec.rate)
         case _:
             library = optional_package("tokenizers", "tokenizer")
