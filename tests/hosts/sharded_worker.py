@@ -43,4 +43,6 @@ state = {
 }
 if dist.get_rank() == 0:
     save_file(state, file)
+# Whoever leaves first would tear down connections that the other one still uses.
+dist.barrier()
 dist.destroy_process_group()
