@@ -30,7 +30,7 @@ from headway.errors import HeadwayError
 from headway.mechanisms import KVShift, Mechanism
 from headway.training.graphs import many_graphs
 from headway.training.optimisation import adamw, clip_gradients
-from headway.training.processes import Processes
+from headway.training.processes import Processes, local_rank
 from headway.training.sharding import compile_layers, shard
 from headway_train_settings import TrainSettings
 
@@ -163,16 +163,11 @@ def _started() -> torch.device:
             "bench: 'shards' is measured by 2 processes or more; accepted is: torchrun "
             "--nproc-per-node 2 -m headway bench shards"
         )
-    kind, local = device_here(), int(os.environ.get("LOCAL_RANK", "0"))
-    if kind == "cpu":
+    device = torch.device(device_here())
+    if device.type == "cpu":
         dist.init_process_group("gloo")
-        return torch.device("cpu")
-    if local >= (there := torch.cuda.device_count()):
-        raise HeadwayError(
-            f"bench: process {local} of this machine has no GPU, as {there} are there; accepted is "
-            "--nproc-per-node of at most that"
-        )
-    device = torch.device("cuda", local)
+        return device
+    device = torch.device("cuda", local_rank(device))
     torch.cuda.set_device(device)
     dist.init_process_group("nccl", device_id=device)
     return device

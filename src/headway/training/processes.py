@@ -51,13 +51,23 @@ def this_process(settings: TrainSettings, device: torch.device) -> Processes:
     found = Processes(int(os.environ.get("RANK", "0")), world, settings.tensor_parallel)
     _check_sharding(settings, world)
     _check_batch(settings, found)
+    local_rank(device)
+    return found
+
+
+def local_rank(device: torch.device) -> int:
+    """Number of this process on its machine.
+
+    Raises:
+        HeadwayError: the device is a GPU, and there are too few for that.
+    """
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if device.type == "cuda" and local >= torch.cuda.device_count():
         raise HeadwayError(
             f"device: process {local} of this machine has no GPU, as {torch.cuda.device_count()} "
             "are there; accepted is --nproc-per-node of at most that"
         )
-    return found
+    return local
 
 
 def _check_sharding(settings: TrainSettings, world: int) -> None:
