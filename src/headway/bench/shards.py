@@ -31,10 +31,10 @@ from headway.mechanisms import KVShift, Mechanism
 from headway.training.graphs import many_graphs
 from headway.training.optimisation import adamw, clip_gradients
 from headway.training.processes import Processes, local_rank
+from headway.training.run import precision
 from headway.training.sharding import compile_layers, shard
 from headway_train_settings import TrainSettings
 
-PARTS = ("350m", "1.3b")
 M1300 = replace(
     M124,
     hidden_size=2048,
@@ -55,7 +55,7 @@ UPDATES = 2
 """In a round."""
 
 
-def bench_shards(small: bool, only: Sequence[str] = PARTS) -> Iterator[Line]:
+def bench_shards(small: bool, only: Sequence[str]) -> Iterator[Line]:
     """Each line as soon as it is measured, in the first process; the others yield none.
 
     As `headway train` does it: float32 weights, bfloat16 arithmetic on a GPU, AdamW, clipping; each
@@ -64,7 +64,7 @@ def bench_shards(small: bool, only: Sequence[str] = PARTS) -> Iterator[Line]:
 
     Args:
         small: the small shape, for each part.
-        only: parts of `PARTS`.
+        only: keys of `SHAPES`.
 
     Raises:
         HeadwayError: there is one process, or a process has no GPU where others have.
@@ -113,11 +113,10 @@ def _lines(arm: str, taken: Mapping[str, list[float]], world: int, shape: Shape)
 def _step(model: Any, ids: Tensor, settings: TrainSettings) -> Callable[[], object]:
     """`UPDATES` of them."""
     optimiser = adamw(model, settings)
-    lower = settings.dtype == "bfloat16"
 
     def step() -> None:
         for _ in range(UPDATES):
-            with torch.autocast(ids.device.type, torch.bfloat16, enabled=lower):
+            with precision(ids.device, settings.dtype):
                 loss = causal_lm_loss(model, ids)
             loss.backward()
             clip_gradients(model, settings.clip)
