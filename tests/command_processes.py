@@ -40,6 +40,7 @@ def _child(command: list[str], told: Path, environment: dict[str, str]) -> None:
         sys.stdout = os.fdopen(1, "w", buffering=1)
         sys.stderr = os.fdopen(2, "w", buffering=1)
         code = call(command)
+        assert not torch.distributed.is_initialized(), "the command leaves a group of processes"
         sys.stdout.flush()
         os._exit(code)
 

@@ -122,13 +122,13 @@ def _train(
         finally:
             record.close()
     step = trainer.state.global_step
-    if step < settings.steps:
-        _stopped(stopping, step, settings, processes.is_main)
-        return
-    if processes.is_main:
+    if step == settings.steps and processes.is_main:
         finish(blueprint, command)
         print(told_results(settings.out))
     trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
+    if step < settings.steps:
+        _stopped(stopping, step, settings, processes.is_main)
 
 
 def _prepared(blueprint: Blueprint, device: torch.device) -> nn.Module:
