@@ -104,10 +104,12 @@ def test_errors(which, heads, width, length, norm, pieces, dtype):
         ours = problem.solved("kernel", weights)
     finally:
         torch.use_deterministic_algorithms(before)
-    for right, plain, found in zip(exact, low, ours, strict=True):
+    for number, (right, plain, found) in enumerate(zip(exact, low, ours, strict=True)):
         if right is None:
             continue
-        # A sum that cancels is as uncertain as what it was summed from.
-        scale = max(right.norm().item(), 0.1 * weights[0].double().norm().item())
+        # What is learned has gradients summed over tokens and channels: where they cancel, they are
+        # as uncertain as their terms, which are larger than this.
+        floor = 0.0 if number < 5 else weights[0].double().norm().item()
+        scale = max(right.norm().item(), floor)
         errors = [(x.double() - right).norm().item() / scale for x in (plain, found)]
         assert errors[1] <= 2 * errors[0] + ROUNDING[dtype], errors
