@@ -7,13 +7,13 @@ import re
 from pathlib import Path
 
 import pytest
-from made_studies import claim, results, study, written
+from made_studies import ARMS, claim, results, study, written
 
 from headway.report.tables import escaped
 from headway.studies.catalogue import CLAIM_STUDIES, STUDIES
-from headway.studies.claims import Claim, Estimate, Verdict, within
-from headway.studies.ledger import ledger, main
-from headway.studies.run_files import read_runs
+from headway.studies.claims import Claim, Estimate, Study, Verdict, within
+from headway.studies.ledger import SMALL, ledger, main
+from headway.studies.run_files import add_run, read_runs
 from headway.studies.running import still_missing
 
 ROOT = Path(__file__).parents[2]
@@ -92,6 +92,23 @@ def test_a_verdict_written_into_a_file_changes_nothing(tmp_path: Path) -> None:
     assert cells(ledger(folder, [made]), "c")[6] == "*not reproduced*"
 
 
+def test_small_runs_tell_of_claims_that_larger_ones_leave_open(tmp_path: Path) -> None:
+    more = {**ARMS, "other": "something else", "last": "never run"}
+    waiting = (claim("waiting", arms=("other",)), claim("open", arms=("last",)))
+    made = study(claim("both"), *waiting, arms=more)
+    folder = written(tmp_path / "results", made, results(LOSSES))
+    small = results({arm: {0: 5.0} for arm in ("base", "arm", "other")}, "small")
+    for one in small:
+        add_run(folder / "made" / "small", made, small, one)
+    page = ledger(folder, [made])
+    assert "| [made](#made) | paper | 1 reproduced |" in page
+    assert "| [made](#made) | small | 1 not testable at this scale |" in page
+    assert cells(page, "both")[8].startswith("Size paper.")
+    assert cells(page, "waiting")[8].startswith("Size small.")
+    assert cells(page, "waiting")[12] == "[other](results/made/small/other.json)"
+    assert "Not run yet: open." in page
+
+
 def test_a_study_without_results_is_left_out(tmp_path: Path) -> None:
     page = ledger(tmp_path, [study()])
     assert "#made" not in page
@@ -118,12 +135,18 @@ def test_the_ledger_in_the_docs_is_what_its_command_makes() -> None:
     assert "`python -m headway.studies.ledger docs/results`" in page
 
 
-@pytest.mark.parametrize("study", CLAIM_STUDIES, ids=lambda s: s.name)
-def test_committed_results_are_whole_and_their_commands_stand(study: object) -> None:
-    (made,) = [s for s in CLAIM_STUDIES if s is study]
-    found = read_runs(COMMITTED / made.name, made)
-    if found is None:
-        pytest.skip(f"docs/results/{made.name} holds no results")
+COMMITTED_PARTS = [
+    pytest.param(place, study, id=str(place.relative_to(COMMITTED)))
+    for study in CLAIM_STUDIES
+    for place in (COMMITTED / study.name, COMMITTED / study.name / SMALL)
+    if place.exists()
+]
+
+
+@pytest.mark.parametrize(("place", "made"), COMMITTED_PARTS)
+def test_committed_results_are_whole_and_their_commands_stand(place: Path, made: Study) -> None:
+    found = read_runs(place, made)
+    assert found is not None
     arms = {result.run.arm for result in found}  # others are told as not run yet
     assert [run for run in still_missing(made, found) if run.arm in arms] == []
     for result in found:

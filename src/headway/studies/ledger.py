@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from headway.errors import HeadwayError
@@ -19,6 +21,8 @@ from headway.studies.claims import Claim, Finding, Result, Results, Study, findi
 from headway.studies.run_files import read_runs
 
 NAME = "LEDGER.md"
+SMALL = "small"
+"""Folder of a study's small runs, beside larger ones that are not all there."""
 INTRODUCTION = """\
 # Ledger
 
@@ -36,43 +40,66 @@ typed, the verdicts least of all: what counts as reproduced is a function of our
 """
 
 
+@dataclass(frozen=True)
+class Part:
+    """What one folder of results says of a study's claims.
+
+    Attributes:
+        study: the study.
+        place: of the files, from the page.
+        results: in them.
+        told: claims with a verdict, each in the first part that has one.
+    """
+
+    study: Study
+    place: str
+    results: Results
+    told: tuple[Finding, ...]
+
+
 def ledger(folder: Path, studies: Iterable[Study]) -> str:
     """The ledger as Markdown.
 
     Args:
-        folder: with a folder of results for each study, of its name; others are left alone.
+        folder: with a folder of results for each study, of its name; others are left alone. Claims
+            that these results do not tell of are looked for in the folder `small` in it.
         studies: that can be in it.
 
     Raises:
         HeadwayError: results that cannot be read.
     """
-    read = ((s, read_runs(folder / s.name, s)) for s in studies)
-    found = [(study, results) for study, results in read if results is not None]
+    found = [parts for study in studies if (parts := _parts(folder, study))]
     command = f"python -m headway.studies.ledger docs/{folder.name}"
-    parts = [INTRODUCTION.format(command=command), _overview(found)]
-    parts += [_section(folder, study, results) for study, results in found]
-    return "\n".join(parts)
+    page = [INTRODUCTION.format(command=command), _overview(chain.from_iterable(found))]
+    return "\n".join([*page, *map(_section, found)])
 
 
-def _overview(found: Iterable[tuple[Study, Results]]) -> str:
+def _parts(folder: Path, study: Study) -> list[Part]:
+    parts: list[Part] = []
+    for place in (Path(study.name), Path(study.name, SMALL)):
+        if (results := read_runs(folder / place, study)) is not None:
+            known = {finding.claim.claim for part in parts for finding in part.told}
+            told = (f for f in findings(study.claims, results) if f.verdict is not None)
+            new = tuple(f for f in told if f.claim.claim not in known)
+            parts.append(Part(study, f"{folder.name}/{place.as_posix()}", results, new))
+    return parts
+
+
+def _overview(parts: Iterable[Part]) -> str:
     return markdown_table(
         Table(
             title="All studies",
             columns=("study", "size", "claims"),
             rows=tuple(
-                (
-                    f"[{study.name}](#{study.name})",
-                    results.size,
-                    told(findings(study.claims, results)),
-                )
-                for study, results in found
+                (f"[{part.study.name}](#{part.study.name})", part.results.size, told(part.told))
+                for part in parts
             ),
         )
     )
 
 
-def _section(folder: Path, study: Study, results: Results) -> str:
-    rows = findings(study.claims, results)
+def _section(parts: Sequence[Part]) -> str:
+    study = parts[0].study
     table = Table(
         title=study.name,
         columns=(
@@ -80,19 +107,20 @@ def _section(folder: Path, study: Study, results: Results) -> str:
             "counts as reproduced", "where our set-up differs", "command", "device", "date",
             "results",
         ),
-        rows=tuple(_row(folder, study, results, f) for f in rows if f.verdict is not None),
+        rows=tuple(_row(part, finding) for part in parts for finding in part.told),
     )  # fmt: skip
     lines = [
         f"## {study.name}\n",
         f"{escaped(study.claim)} ({escaped(study.source)})\n",
         markdown_table(table),
     ]
-    if waiting := [f.claim.claim for f in rows if f.verdict is None]:
-        lines.append("Not run yet: " + "; ".join(escaped(claim) for claim in waiting) + ".\n")
+    known = {finding.claim.claim for part in parts for finding in part.told}
+    if waiting := [claim.claim for claim in study.claims if claim.claim not in known]:
+        lines.append("Not run yet: " + "; ".join(map(escaped, waiting)) + ".\n")
     return "\n".join(lines)
 
 
-def _row(folder: Path, study: Study, results: Results, found: Finding) -> tuple[str, ...]:
+def _row(part: Part, found: Finding) -> tuple[str, ...]:
     claim, ours = found.claim, found.ours
     return (
         claim.claim,
@@ -103,11 +131,11 @@ def _row(folder: Path, study: Study, results: Results, found: Finding) -> tuple[
         "" if ours is None or ours.p is None else probability(ours.p),
         f"*{found.verdict}*",
         claim.criterion.words,
-        _differs(study, results, claim),
+        _differs(part.study, part.results, claim),
         _unique(f"`{r.command}`" for r in found.results),
         _unique(r.device for r in found.results),
         _dates(found.results),
-        ", ".join(f"[{arm}]({folder.name}/{study.name}/{arm}.json)" for arm in claim.arms),
+        ", ".join(f"[{arm}]({part.place}/{arm}.json)" for arm in claim.arms),
     )
 
 
