@@ -172,6 +172,8 @@ class StudySettings:
     """Of the weights and of the order of the data; the first one of several."""
     seeds: int | None = None
     """Seeds an arm (default: as the study and the size say)."""
+    tuning_seeds: int | None = None
+    """Seeds on which studies of language models try each learning rate (default: 1)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU if there is one."""
     executor: Literal["local", "ray", "slurm"] = "local"

@@ -44,11 +44,13 @@ def asked(text: Path, folder: Path, **fields: Any) -> StudySettings:
     )
 
 
-def raced(arm: str, losses: Mapping[float, float]) -> list[Result]:
-    """Races of an arm."""
+def raced(arm: str, losses: Mapping[float, float], seed: int = 0) -> list[Result]:
+    """Races of an arm on one of the seeds for them."""
     return [
         result(
-            Run(arm, FIRST_TUNING_SEED, {"stage": TUNING, "rate": rate}), loss=loss, corpus="one"
+            Run(arm, FIRST_TUNING_SEED + seed, {"stage": TUNING, "rate": rate}),
+            loss=loss,
+            corpus="one",
         )
         for rate, loss in losses.items()
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,8 @@ def test_every_outcome_is_told_in_its_words(page: str, verdict: str) -> None:
     assert row[3].startswith("-0.996 [-1.0")
     assert row[4] == "5"
     assert row[7] == OUTCOMES[verdict].criterion.words
-    assert row[9:12] == ["`headway study made`", "cpu: x86_64", "2026-01-02"]
+    assert row[9:12] == ["1", "cpu: x86_64", "2026-01-02"]
+    assert "\nCommands:\n\n1. `headway study made`\n\n" in page
     assert row[12] == "[base](results/made/base.json), [arm](results/made/arm.json)"
     assert f"| *{verdict}* |" in page.partition("[made](#made)")[0]  # the legend
 
@@ -59,8 +61,9 @@ def test_each_row_says_what_was_published_and_where_we_differ(page: str) -> None
     assert cells(page, "reproduced one")[2] == "-1.000"
     assert cells(page, "not at all")[2] == "-0.500"
     assert cells(page, "at scale")[2] == "large \\| larger"
-    assert cells(page, "reproduced one")[8] == "Size paper. The same."
-    assert cells(page, "part of it")[8] == "Size paper. The same. A smaller model."
+    assert cells(page, "reproduced one")[8] == "Size paper, below."
+    assert cells(page, "part of it")[8] == "Size paper, below. A smaller model."
+    assert "for all claims of a size:\n\n- Size paper. The same.\n" in page
 
 
 def test_all_claims_stand_in_the_overview_and_those_not_run_below(page: str) -> None:
@@ -80,6 +83,17 @@ def test_other_results_make_other_words(tmp_path: Path) -> None:
     few = {arm: {s: loss for s, loss in by.items() if s < 2} for arm, by in LOSSES.items()}
     page = ledger(written(tmp_path / "few", made, results(few)), [made])
     assert cells(page, "the arm is better")[6] == "*not testable at this scale*"
+
+
+def test_rows_name_the_commands_that_made_their_results(tmp_path: Path) -> None:
+    made = study(claim("both"), claim("one", arms=("arm",)))
+    there = results(LOSSES)
+    split = [replace(r, command=f"headway study made --arms {r.run.arm}") for r in there]
+    folder = written(tmp_path / "results", made, replace(there, found=tuple(split)))
+    page = ledger(folder, [made])
+    assert cells(page, "both")[9] == "1, 2"
+    named = int(cells(page, "one")[9])
+    assert f"\n{named}. `headway study made --arms arm`\n" in page
 
 
 def test_a_verdict_written_into_a_file_changes_nothing(tmp_path: Path) -> None:
@@ -103,9 +117,10 @@ def test_small_runs_tell_of_claims_that_larger_ones_leave_open(tmp_path: Path) -
     page = ledger(folder, [made])
     assert "| [made](#made) | paper | 1 reproduced |" in page
     assert "| [made](#made) | small | 1 not testable at this scale |" in page
-    assert cells(page, "both")[8].startswith("Size paper.")
-    assert cells(page, "waiting")[8].startswith("Size small.")
+    assert cells(page, "both")[8] == "Size paper, below."
+    assert cells(page, "waiting")[8] == "Size small, below."
     assert cells(page, "waiting")[12] == "[other](results/made/small/other.json)"
+    assert "- Size paper. The same.\n- Size small. Less of it.\n" in page
     assert "Not run yet: open." in page
 
 

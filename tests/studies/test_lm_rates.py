@@ -46,6 +46,28 @@ def test_further_rates_are_tried_while_the_best_is_at_an_edge(
     assert over == done
 
 
+def test_more_tuning_seeds_try_each_rate_again_and_may_choose_another() -> None:
+    first = raced("arm", {1.0: 3, 2.0: 2, 4.0: 1.9, 8.0: 2.5})
+    assert best_rate(found(*first), "arm") == 4.0
+    runs, over = RATES.races("arm", found(*first), seeds=2)
+    tried = [(run.seed - FIRST_TUNING_SEED, run.options["rate"]) for run in runs]
+    assert tried == [(seed, rate) for seed in (0, 1) for rate in (1.0, 2.0, 4.0, 8.0)]
+    assert not over
+    part = found(*first, *raced("arm", {1.0: 2, 2.0: 2}, seed=1))
+    assert best_rate(part, "arm") == 4.0  # what all rates were tried with
+    whole = found(*part, *raced("arm", {4.0: 2.4, 8.0: 3}, seed=1))
+    assert best_rate(whole, "arm") == 2.0
+    assert RATES.races("arm", whole, seeds=2)[1]
+    lower = found(*first, *raced("arm", {1.0: 0, 2.0: 2, 4.0: 2.4, 8.0: 3}, seed=1))
+    runs, over = RATES.races("arm", lower, seeds=2)
+    assert ({run.options["rate"] for run in runs}, over) == ({0.5, 1.0, 2.0, 4.0, 8.0}, False)
+    asked = _settings(seeds=1)
+    two = RATES.runs({"arm": ()}, replace(asked, tuning_seeds=2), whole)
+    assert [r.options["rate"] for r in two if r.options["stage"] == TEST] == [2.0]
+    assert not [r for r in RATES.runs({"arm": ()}, replace(asked, tuning_seeds=2), part)
+                if r.options["stage"] == TEST]  # fmt: skip
+
+
 def _settings(**fields: object) -> StudySettings:
     from made_studies import study
 

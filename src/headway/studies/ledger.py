@@ -17,7 +17,7 @@ from headway.report.cells import Table
 from headway.report.tables import escaped, markdown_table
 from headway.report.words import probability
 from headway.studies.claim_page import told
-from headway.studies.claims import Claim, Finding, Result, Results, Study, findings
+from headway.studies.claims import Finding, Result, Results, Study, findings
 from headway.studies.run_files import read_runs
 
 NAME = "LEDGER.md"
@@ -29,7 +29,9 @@ INTRODUCTION = """\
 Claims of papers, rerun. This page is made from files of results by `{command}`; nothing in it is
 typed, the verdicts least of all: what counts as reproduced is a function of our figure and its
 95 % interval that stands in the study's code. Intervals are over seeds; p-values are corrected
-(Holm) over the claims of a study. `headway study NAME` runs a study again.
+(Holm) over the claims of a study. `headway study NAME` runs a study again; the commands that made
+the results stand below each table, with the numbers that its rows name, and so does what is
+different in all runs of a size.
 
 | verdict | means |
 |---|---|
@@ -100,6 +102,8 @@ def _overview(parts: Iterable[Part]) -> str:
 
 def _section(parts: Sequence[Part]) -> str:
     study = parts[0].study
+    told = [(part, finding) for part in parts for finding in part.told]
+    commands = list(dict.fromkeys(r.command for _, finding in told for r in finding.results))
     table = Table(
         title=study.name,
         columns=(
@@ -107,20 +111,25 @@ def _section(parts: Sequence[Part]) -> str:
             "counts as reproduced", "where our set-up differs", "command", "device", "date",
             "results",
         ),
-        rows=tuple(_row(part, finding) for part in parts for finding in part.told),
+        rows=tuple(_row(part, finding, commands) for part, finding in told),
     )  # fmt: skip
     lines = [
         f"## {study.name}\n",
         f"{escaped(study.claim)} ({escaped(study.source)})\n",
         markdown_table(table),
+        "Where our set-up differs, for all claims of a size:\n",
+        *(f"- {_set_up(part)}" for part in parts if part.told),
+        "\nCommands:\n",
+        *(f"{number}. `{command}`" for number, command in enumerate(commands, 1)),
+        "",
     ]
-    known = {finding.claim.claim for part in parts for finding in part.told}
+    known = {finding.claim.claim for _, finding in told}
     if waiting := [claim.claim for claim in study.claims if claim.claim not in known]:
         lines.append("Not run yet: " + "; ".join(map(escaped, waiting)) + ".\n")
     return "\n".join(lines)
 
 
-def _row(part: Part, found: Finding) -> tuple[str, ...]:
+def _row(part: Part, found: Finding, commands: Sequence[str]) -> tuple[str, ...]:
     claim, ours = found.claim, found.ours
     return (
         claim.claim,
@@ -131,18 +140,19 @@ def _row(part: Part, found: Finding) -> tuple[str, ...]:
         "" if ours is None or ours.p is None else probability(ours.p),
         f"*{found.verdict}*",
         claim.criterion.words,
-        _differs(part.study, part.results, claim),
-        _unique(f"`{r.command}`" for r in found.results),
+        f"Size {part.results.size}, below. {claim.differs}".strip(),
+        ", ".join(str(n) for n in sorted({commands.index(r.command) + 1 for r in found.results})),
         _unique(r.device for r in found.results),
         _dates(found.results),
         ", ".join(f"[{arm}]({part.place}/{arm}.json)" for arm in claim.arms),
     )
 
 
-def _differs(study: Study, results: Results, claim: Claim) -> str:
+def _set_up(part: Part) -> str:
+    """How all runs of a part differ from the paper's."""
+    results = part.results
     changed = "".join(f"; {name} {value}" for name, value in results.settings.items())
-    own = f" {claim.differs}" if claim.differs else ""
-    return f"Size {results.size}{changed}. {study.differs[results.size]}{own}"
+    return escaped(f"Size {results.size}{changed}. {part.study.differs[results.size]}")
 
 
 def _unique(words: Iterable[str]) -> str:

@@ -36,7 +36,7 @@ POINTS = 20
 """Of the training loss that are kept of a run."""
 DIGITS = 5
 """Decimals of a loss that is kept."""
-HEEDS = ("text", "corpus", "steps", "batch_size", "seconds", "dtype", "compile")
+HEEDS = ("text", "corpus", "steps", "batch_size", "seconds", "tuning_seeds", "dtype", "compile")
 """Settings that studies of language models take."""
 
 

@@ -1,13 +1,15 @@
 """Language models at learning rates of their own: which runs there are, and which are compared.
 
-Each arm's rate is the one with the least loss on a seed of its own and on the validation split.
-Where the best one is the least or largest that was tried, further ones are tried.
+Each arm's rate is the one with the least loss on seeds apart from those that are compared, and on
+the validation split. Where the best one is the least or largest that was tried, further ones are
+tried.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from types import MappingProxyType
 
 from headway.errors import HeadwayError
@@ -42,22 +44,32 @@ class Rates:
         if self.most == 1:
             return f"Rate {rates} for every arm"
         return (
-            f"Rates {rates}, and beyond where the best is at the edge, for every arm, on another "
-            "seed and the validation split"
+            f"Rates {rates}, and beyond where the best is at the edge, for every arm, on other "
+            "seeds and the validation split"
         )
 
-    def races(self, arm: str, results: Results) -> tuple[list[Run], bool]:
-        """The runs by which an arm's rate is chosen, and whether all are there."""
-        losses, rates = _tuning_losses(results, arm), list(self.first)
-        while (done := all(rate in losses for rate in rates)) and len(rates) < self.most:
-            best = min(rates, key=lambda rate: losses[rate])
+    def races(self, arm: str, results: Results, seeds: int = 1) -> tuple[list[Run], bool]:
+        """The runs by which an arm's rate is chosen, and whether all are there.
+
+        Args:
+            arm: of the study.
+            results: that are there; each rate that they have is run with all seeds.
+            seeds: on which each rate is tried.
+        """
+        rates = sorted({*self.first, *_tuning_losses(results, arm)})
+        while (done := _raced(results, arm, rates, seeds)) and len(rates) < self.most:
+            best = best_rate(results, arm)
             if best == rates[-1]:
                 rates.append(2 * best)
             elif best == rates[0]:
                 rates.insert(0, best / 2)
             else:
                 break
-        return [_run(arm, FIRST_TUNING_SEED, TUNING, rate) for rate in rates], done
+        return [
+            _run(arm, FIRST_TUNING_SEED + seed, TUNING, rate)
+            for seed in range(seeds)
+            for rate in rates
+        ], done
 
     def runs(
         self,
@@ -92,7 +104,7 @@ class Rates:
         for arm, given in arms.items():
             tested[arm] = given
             if not given:
-                raced, done = self.races(arm, results)
+                raced, done = self.races(arm, results, settings.tuning_seeds or 1)
                 best = best_rate(results, arm) if done else None
                 races += raced
                 tested[arm] = () if best is None else (best,)
@@ -109,15 +121,29 @@ def _run(arm: str, seed: int, stage: str, rate: float, share: float | None = Non
     return Run(arm, seed, {"stage": stage, "rate": rate} | ({SHARE: share} if share else {}))
 
 
-def _tuning_losses(results: Results, arm: str) -> dict[float, float]:
-    raced = results.of([arm], stage=TUNING)
-    return {r.run.options["rate"]: r.measures["loss"] for r in raced}
+def _tuning_losses(results: Results, arm: str) -> dict[float, dict[int, float]]:
+    """By rate and seed."""
+    losses: dict[float, dict[int, float]] = {}
+    for result in results.of([arm], stage=TUNING):
+        by_seed = losses.setdefault(result.run.options["rate"], {})
+        by_seed[result.run.seed] = result.measures["loss"]
+    return losses
+
+
+def _raced(results: Results, arm: str, rates: Sequence[float], seeds: int) -> bool:
+    """Whether each of these rates was tried with all of the seeds."""
+    losses = _tuning_losses(results, arm)
+    wanted = range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + seeds)
+    return all(set(wanted) <= losses.get(rate, {}).keys() for rate in rates)
 
 
 def best_rate(results: Results, arm: str) -> float | None:
-    """The rate with the least loss in an arm's races; None before them."""
+    """The rate with the least mean loss over the seeds that every rate was tried with in an arm's
+    races; None before them."""
     losses = _tuning_losses(results, arm)
-    return min(sorted(losses), key=lambda rate: losses[rate], default=None)
+    seeds = set[int].intersection(*map(set, losses.values())) if losses else set()
+    means = {rate: fmean(losses[rate][seed] for seed in seeds) for rate in losses} if seeds else {}
+    return min(sorted(means), key=lambda rate: means[rate], default=None)
 
 
 def compared(
@@ -158,7 +184,7 @@ def measured(
 TRAINING = CurveText("training-loss", "Training loss, each arm at its best rate", OVER_SEEDS,
                      "training tokens", "nats per token")  # fmt: skip
 BY_RATE = CurveText("by-rate", "Validation loss over the learning rate",
-                    "The runs by which rates were chosen, one seed.", "learning rate",
+                    "The runs by which rates were chosen.", "learning rate",
                     "nats per token")  # fmt: skip
 
 
@@ -187,7 +213,14 @@ def loss_figures(
         ]
         for arm in drawn_arms
     }
-    raced = {arm: list(_tuning_losses(results, arm).items()) for arm in drawn_arms}
+    raced = {
+        arm: [
+            (rate, loss)
+            for rate, by_seed in _tuning_losses(results, arm).items()
+            for loss in by_seed.values()
+        ]
+        for arm in drawn_arms
+    }
     drawn = []
     if shown := bands(training):
         drawn.append(curve_figure(_text_of(TRAINING, condition), shown, there))

@@ -21,8 +21,8 @@ COMMON = frozenset(
     | {"executor", "executor_options", "job"}
 )
 """Settings that every study takes."""
-ABOUT_PLACE = frozenset({"corpus", "compile", "save", "seconds"})
-"""Settings that change where, how fast and how long, not what results mean."""
+ABOUT_PLACE = frozenset({"corpus", "compile", "save", "seconds", "tuning_seeds"})
+"""Settings that change where, how fast, how long and how often, not what results mean."""
 
 
 def run_study(study: Study, settings: StudySettings, command: str) -> Results:
@@ -118,8 +118,9 @@ def settled(study: Study, settings: StudySettings) -> StudySettings:
     if settings.seed < 0:
         raise HeadwayError(f"seed: {settings.seed} is not accepted; accepted are 0 and more")
     seeds = study.seeds[settings.size] if settings.seeds is None else settings.seeds
-    if seeds < 1:
-        raise HeadwayError(f"seeds: {seeds} is not accepted; accepted are 1 and more")
+    for name, number in (("seeds", seeds), ("tuning_seeds", settings.tuning_seeds)):
+        if number is not None and number < 1:
+            raise HeadwayError(f"{name}: {number} is not accepted; accepted are 1 and more")
     return replace(settings, seeds=seeds)
 
 
