@@ -64,9 +64,9 @@ def records(out: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in json.loads(x).items() if k != "tokens_per_second"} for x in lines]
 
 
-def losses(out: Path) -> dict[int, float]:
-    """Of the lines that have one, by step."""
-    return {line["step"]: line["loss"] for line in records(out) if "loss" in line}
+def losses(out: Path, name: str = "loss") -> dict[int, float]:
+    """Of the lines that have one, by step; or another number of training."""
+    return {line["step"]: line[name] for line in records(out) if "loss" in line}
 
 
 def interrupted(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.distributed.tensor import DTensor, Partial, Placement
+from torch.nn.utils import get_total_norm
 
 from headway.mechanisms.base import Learned
 from headway_train_settings import TrainSettings
@@ -51,23 +52,37 @@ def adamw(model: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
     )
 
 
+@torch.no_grad()
 def clip_gradients(model: nn.Module, largest: float) -> Tensor:
     """Clip to a global norm over all meshes; the norm before.
 
-    torch's own function takes gradients of one mesh only.
+    Each process adds up what it holds, so that sums cross processes once for all tensors that are
+    shared out alike: torch's own function takes tensors of one mesh, and each through DTensor.
     """
-    meshes: dict[Any, list[nn.Parameter]] = {}
+    held: dict[Any, list[Tensor]] = {}
     for parameter in model.parameters():
-        if parameter.grad is not None:
-            meshes.setdefault(mesh_of(parameter), []).append(parameter)
-    norms = []
-    for listed in meshes.values():
-        norm = get_total_norm([p.grad for p in listed if p.grad is not None])
-        norms.append(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
-    for listed in meshes.values():
-        clip_grads_with_norm_(listed, largest, total)
+        if (gradient := parameter.grad) is not None:
+            alike = None
+            if isinstance(gradient, DTensor):
+                alike = gradient.device_mesh, gradient.placements
+                gradient = gradient.to_local()
+            held.setdefault(alike, []).append(gradient)
+    squares = [_summed(get_total_norm(own).square(), alike) for alike, own in held.items()]
+    total = torch.stack(squares).sum().sqrt()
+    scale = (largest / (total + 1e-6)).clamp(max=1.0)
+    for own in held.values():
+        torch._foreach_mul_(own, scale)
     return total
+
+
+def _summed(square: Tensor, alike: tuple[DeviceMesh, Sequence[Placement]] | None) -> Tensor:
+    """A sum of squares over all processes that hold parts of what was squared."""
+    if alike is None:
+        return square
+    mesh, placements = alike
+    parts = [placement if placement.is_replicate() else Partial() for placement in placements]
+    whole: Tensor = DTensor.from_local(square, mesh, parts, run_check=False).full_tensor()
+    return whole
 
 
 def mesh_of(tensor: Tensor) -> DeviceMesh | None:
