@@ -33,6 +33,7 @@ from headway.studies.selective_arms import (
     TUNED,
 )
 from headway.studies.selective_lm import CLAIMS, SELECTIVE_LM, look
+from headway.studies.selective_page import selective_figures
 from headway.studies.tuning import TEST
 
 
@@ -292,3 +293,22 @@ def test_a_loss_is_lower_with_its_interval_and_its_p_value(
     ours: Estimate, verdict: Verdict
 ) -> None:
     assert LOWER.judge(ours) == verdict
+
+
+def test_the_page_draws_spikiness_and_each_temperature_over_its_seeds() -> None:
+    def run(arm: str, seed: int, spiky: float, tau: dict[str, float]) -> Any:
+        told = {target: {"by_frequency": [value, 2 * value]} for target, value in tau.items()}
+        found = {"spikiness_by_position": [[1, 1.0], [2, spiky]], "temperatures": told}
+        return compared_run(arm, 0.01, seed, **found)
+
+    runs = [run("plain", s, 0.5, {}) for s in (0, 1)]
+    runs += [run("qv-both", s, 0.25 + s / 4, {"query": 1 + s, "value": 3.0}) for s in (0, 1)]
+    races = [*raced("plain", {0.01: 3}), *raced("qv-both", {0.01: 3})]
+    figures = selective_figures(Results("small", {}, (*races, *runs)))
+    drawn = {figure.id: figure.plot for figure in figures}
+    assert {"training-loss", "spikiness", "temperature-query", "temperature-value"} <= set(drawn)
+    assert "temperature-key" not in drawn
+    plain, tempered = (t for t in drawn["spikiness"]["data"] if "hovertemplate" in t)
+    assert (list(plain["y"]), list(tempered["y"])) == ([1.0, 0.5], [1.0, 0.375])
+    (line,) = (t for t in drawn["temperature-query"]["data"] if "hovertemplate" in t)
+    assert (list(line["x"]), list(line["y"])) == ([1.0, 2.0], [1.5, 3.0])

@@ -28,7 +28,7 @@ from headway.studies.estimates import mean_of
 from headway.studies.lm_claims import LOWER, OURS, SEEDS, compare
 from headway.studies.lm_course import DIGITS, HEEDS, Course, performing
 from headway.studies.lm_fine import FineCourse
-from headway.studies.lm_rates import loss_figures, measured
+from headway.studies.lm_rates import measured
 from headway.studies.lm_shares import share_needed
 from headway.studies.lm_sharpness import Spikiness, Temperatures, operator_norms
 from headway.studies.selective_arms import (
@@ -41,6 +41,7 @@ from headway.studies.selective_arms import (
     SHARES,
     TUNED,
 )
+from headway.studies.selective_page import selective_figures
 from headway.studies.speed import faster
 from headway_settings import StudySettings
 
@@ -238,5 +239,5 @@ SELECTIVE_LM = Study(
     heeds=HEEDS,
     runs=_runs,
     perform=_perform,
-    figures=partial(loss_figures, tuple(ARMS)),
+    figures=selective_figures,
 )
