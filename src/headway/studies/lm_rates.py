@@ -43,10 +43,8 @@ class Rates:
         rates = ", ".join(f"{rate:g}" for rate in self.first)
         if self.most == 1:
             return f"Rate {rates} for every arm"
-        return (
-            f"Rates {rates}, and beyond where the best is at the edge, for every arm, on other "
-            "seeds and the validation split"
-        )
+        further = " and beyond where the best is at the edge," * (self.most > len(self.first))
+        return f"Rates {rates},{further} for every arm, on other seeds and the validation split"
 
     def races(self, arm: str, results: Results, seeds: int = 1) -> tuple[list[Run], bool]:
         """The runs by which an arm's rate is chosen, and whether all are there.

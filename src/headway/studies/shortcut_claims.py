@@ -119,12 +119,10 @@ def differs(conditions: Sequence[Condition], size: Size) -> str:
             "tokens)"
         )
     rates = conditions[0].extents[size].rates
-    further = " and beyond where the best is at the edge," if rates.most > len(rates.first) else ""
     return (
         "No equation, no figure and of the sizes only the 10 layers could be read: the operation "
         "is our reconstruction, every other layer is read as second-hand sources say, and "
         f"perceptrons are four times as wide as the model. Ours: {'; '.join(told)}. "
-        "Warm-up over a tenth and cosine to a tenth, weight decay 0.1, clipping at 1; rates "
-        f"{', '.join(f'{rate:g}' for rate in rates.first)},{further} for every arm, on another "
-        "seed and the validation split"
+        "Warm-up over a tenth and cosine to a tenth, weight decay 0.1, clipping at 1. "
+        f"{rates.told}"
     )
