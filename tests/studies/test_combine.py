@@ -16,7 +16,13 @@ from headway.decoder import HeadwayConfig
 from headway.studies import combine_parts, combine_runs, combine_table, lm_cost
 from headway.studies.claims import Result, Results, Run, Size, Verdict, findings
 from headway.studies.combine import CHOSEN, CLAIMS, COMBINE
-from headway.studies.combine_found import SCREENED, chosen_parts, effects_on, tokens_needed
+from headway.studies.combine_found import (
+    SCREENED,
+    chosen_parts,
+    effects_on,
+    losses_and_effects,
+    tokens_needed,
+)
 from headway.studies.combine_parts import (
     ARMS,
     CONFIRMING,
@@ -144,6 +150,17 @@ def test_half_a_screening_chooses_nothing_and_is_gone_on_with() -> None:
     assert effects_on(results, "loss")["shift"].seeds == 1
     spoken = settled(COMBINE, settings(Path("out")))
     assert {run.options["stage"] for run in COMBINE.runs(spoken, results)} == {SCREENED}
+
+
+def test_the_page_draws_effects_once_a_seed_of_the_screening_is_done() -> None:
+    results, _ = played()
+    drawn = {f.id: f.plot for f in losses_and_effects(results)}
+    (trace,) = drawn["effects"]["data"]
+    found = effects_on(results, "loss")
+    assert list(trace["y"]) == list(DESIGN.factors)
+    assert list(trace["x"]) == [found[part].value for part in DESIGN.factors]
+    half, _ = played("small", until=lambda count, run: count == 10)
+    assert "effects" not in {f.id for f in losses_and_effects(half)}
 
 
 def test_verdicts_follow_from_results() -> None:

@@ -25,6 +25,7 @@ from headway.studies.kv_shift_lm import (
     QUADRANTS,
     look,
     quadrants,
+    taps_and_losses,
 )
 from headway.studies.lm_course import Course, Extent
 from headway.studies.lm_rates import best_rate
@@ -141,6 +142,20 @@ def test_quadrants_are_named_after_the_larger_taps() -> None:
     value = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9], [0.1, 0.9], [0.9, 0.1]])
     assert list(quadrants(key, value).values()) == [1, 2, 1, 1]
     assert tuple(quadrants(key, value)) == QUADRANTS
+
+
+def test_the_page_draws_the_taps_of_the_models_that_are_compared() -> None:
+    taps = [[0.25, 0.5, 1.0, -0.25], [1.0, 0.0, 0.5, 0.75]]
+    runs = [compared_run("kv-shift", 1.0, seed, taps=taps) for seed in (0, 1)]
+    plain = compared_run("plain", 1.0, 0)
+    races = [*raced("kv-shift", {1.0: 3}), *raced("plain", {1.0: 3})]
+    drawn = {f.id: f.plot for f in taps_and_losses(Results("small", {}, (*races, *runs, plain)))}
+    (trace,) = drawn["taps"]["data"]
+    assert list(trace["x"]) == [-0.25, 1.0] * 2
+    assert list(trace["y"]) == [1.25, -0.25] * 2
+    assert trace["customdata"][0] == "keys 0.25 and 0.50, values 1.00 and -0.25"
+    without = {f.id for f in taps_and_losses(Results("small", {}, (*races, plain)))}
+    assert without == drawn.keys() - {"taps"}
 
 
 def test_taps_are_read_from_the_model(tiny: Extent, text: Path, tmp_path: Path) -> None:

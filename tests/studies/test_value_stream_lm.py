@@ -16,7 +16,15 @@ from headway.studies.lm_course import Course, Extent
 from headway.studies.lm_names import KNOWN, names_measured, prompts
 from headway.studies.running import run_study
 from headway.studies.tuning import TEST
-from headway.studies.value_stream_lm import ARMS, CLAIMS, EXTENTS, VALUE_STREAM_LM, crossed, look
+from headway.studies.value_stream_lm import (
+    ARMS,
+    CLAIMS,
+    EXTENTS,
+    VALUE_STREAM_LM,
+    crossed,
+    look,
+    losses_and_names,
+)
 from headway.tasks.ioi import PLACES, THINGS, name_scores
 
 PAPER = EXTENTS["paper"]
@@ -156,6 +164,15 @@ def test_a_difference_that_the_script_makes_is_told_from_one_of_the_stream() -> 
     real = {"previous": 0.4, "plain": 0.06}
     found = [str(f.verdict) for f in findings(CLAIMS, made_up(real, 0.055, SAME))[:3]]
     assert found == ["reproduced", "reproduced", "partly"]
+
+
+def test_the_page_draws_names_in_both_forward_passes() -> None:
+    made = made_up({"previous": 0.4, "plain": 0.38}, 0.05, SAME)
+    drawn = {f.id: f.plot for f in losses_and_names(made)}
+    plain, previous = drawn["names"]["data"][:2]
+    assert (list(plain["x"]), list(plain["y"])) == ([0.38] * 3, [0.05] * 3)
+    assert list(previous["x"]) == pytest.approx([0.402, 0.398, 0.4])
+    assert list(previous["y"]) == pytest.approx([0.051, 0.049, 0.05])
 
 
 def test_losses_decide_between_the_first_and_the_previous_layer() -> None:

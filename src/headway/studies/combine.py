@@ -14,6 +14,7 @@ from headway.studies.combine_found import (
     chosen_parts,
     effects_on,
     loss_gap,
+    losses_and_effects,
     step_ratio,
     tokens_needed,
 )
@@ -37,7 +38,6 @@ from headway.studies.combine_table import arm_table, part_table
 from headway.studies.estimates import exact
 from headway.studies.lm_claims import LOWER, OURS, SEEDS, compare
 from headway.studies.lm_course import HEEDS
-from headway.studies.lm_rates import loss_figures
 
 CHOSEN = name_of(RECOMMENDED_PARTS)
 DESIGNED = tuple(map(name_of, DESIGN.runs))
@@ -151,6 +151,6 @@ COMBINE = Study(
     heeds=HEEDS,
     runs=runs,
     perform=perform,
-    figures=lambda results: loss_figures(tuple(ARMS), results),
+    figures=losses_and_effects,
     tables=lambda results: (part_table(results), arm_table(results)),
 )

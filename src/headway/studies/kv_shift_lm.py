@@ -6,7 +6,7 @@ arXiv 2411.19574 says of high learning rates and of the taps that are learned.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -15,6 +15,8 @@ from torch import Tensor
 from headway.decoder import HeadwayForCausalLM
 from headway.mechanisms import KVShift
 from headway.mechanisms.kv_shift import KVShiftModule
+from headway.report.figures import CurveText, Figure
+from headway.report.marks import Mark, mark_figure
 from headway.studies.claims import (
     Claim,
     Estimate,
@@ -31,7 +33,7 @@ from headway.studies.claims import (
 from headway.studies.estimates import mean_of
 from headway.studies.lm_claims import LOWER, OURS, SEEDS, adds, compare
 from headway.studies.lm_course import HEEDS, Arm, Course, Extent, Shape, performing
-from headway.studies.lm_rates import Rates, loss_figures, measured
+from headway.studies.lm_rates import Rates, compared, loss_figures, measured
 
 HIGH, HIGHER = 1e-2, 4e-2
 """Learning rates that should be too high: the paper's, and one of ours."""
@@ -133,6 +135,31 @@ def look(course: Course, model: HeadwayForCausalLM, run: Run) -> Measures:
         "sum_off_one": float((torch.stack([key, value]).sum(-1) - 1).abs().mean()),
         "negative": float((torch.cat([key, value]) < 0).float().mean()),
     }
+
+
+QUADRANT_TEXT = CurveText(
+    "taps",
+    "What the taps learn",
+    "One mark a head and seed. Upper right keeps keys and values; upper left, where the previous "
+    "key and the current value weigh more, is the induction kind; lower left shifts both.",
+    "key: current tap less previous",
+    "value: current tap less previous",
+)
+
+
+def taps_and_losses(results: Results) -> list[Figure]:
+    """Losses, and the taps of the models that are compared."""
+    there = [arm for arm in ARMS if results.of([arm])]
+    marks = {arm: list(_marks(results, arm)) for arm in there}
+    drawn = loss_figures(tuple(ARMS), results)
+    return [*drawn, mark_figure(QUADRANT_TEXT, marks, there)] if any(marks.values()) else drawn
+
+
+def _marks(results: Results, arm: str) -> Iterator[Mark]:
+    for result in compared(results, arm):
+        for now_k, then_k, now_v, then_v in result.measures.get("taps", ()):
+            told = f"keys {now_k:.2f} and {then_k:.2f}, values {now_v:.2f} and {then_v:.2f}"
+            yield now_k - then_k, now_v - then_v, told
 
 
 def _spared(rate: float, results: Results) -> Estimate | None:
@@ -240,5 +267,5 @@ KV_SHIFT_LM = Study(
         {name: arm.at for name, arm in ARMS.items()}, settings, results
     ),
     perform=lambda runs, settings: performing(ARMS, EXTENTS, look)(runs, settings),
-    figures=partial(loss_figures, tuple(ARMS)),
+    figures=taps_and_losses,
 )

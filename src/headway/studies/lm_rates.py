@@ -223,7 +223,9 @@ def loss_figures(
     if shown := bands(training):
         drawn.append(curve_figure(_text_of(TRAINING, condition), shown, there))
     if shown := bands(raced):
-        drawn.append(curve_figure(_text_of(BY_RATE, condition), shown, there, {"type": "log"}))
+        tried = sorted({rate for points in raced.values() for rate, _ in points})
+        axis = {"type": "log", "tickvals": tried, "ticktext": [f"{rate:g}" for rate in tried]}
+        drawn.append(curve_figure(_text_of(BY_RATE, condition), shown, there, axis))
     return drawn
 
 

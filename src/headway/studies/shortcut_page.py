@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
 
 from headway.report.cells import Table
-from headway.report.figures import Figure, as_data
-from headway.report.style import arm_styles, label, layout
+from headway.report.figures import CurveText, Figure, as_data
+from headway.report.marks import Mark, mark_figure
+from headway.report.style import layout
 from headway.report.words import loss as loss_words
 from headway.studies.claims import Result, Results
 from headway.studies.estimates import mean_of, paired
@@ -21,7 +21,13 @@ SCALE = "Cividis"
 """Colours that differ in lightness too: the same to colour-blind eyes."""
 ROW, FRAME = 34, 170
 """Pixels of a depth, and of what stands around a map."""
-WORTH_HEIGHT = 420
+WORTH = CurveText(
+    "worth",
+    "Does the loss follow the attention?",
+    "One mark a layer and seed: it is taken out of the softmax of the trained model.",
+    "share of the attention",
+    "nats per token more without the layer",
+)
 
 
 def loss_tables(conditions: Sequence[Condition], results: Results) -> list[Table]:
@@ -118,41 +124,17 @@ def depth_figure(arm: str, results: Results) -> Figure | None:
 
 def worth_figure(arms: Sequence[str], results: Results) -> Figure | None:
     """What the loss is more without a tap, over the attention that it has; None without any."""
-    import plotly.graph_objects as go
-
     there = [arm for arm in arms if results.of([arm])]
-    styles = arm_styles(there)
-    look = layout("share of the attention", "nats per token more without the layer", WORTH_HEIGHT)
-    look["yaxis"] |= {"zeroline": True, "zerolinewidth": 2}
-    figure = go.Figure(layout=look)
-    for arm in there:
-        points = [point for r in _mapped(arm, results) for point in _worth(r)]
-        if not points:
-            continue
-        style = styles[arm]
-        shown: dict[str, Any] = {
-            "x": [mass for _, mass, _ in points],
-            "y": [more for _, _, more in points],
-            "customdata": [tap for tap, _, _ in points],
-            "mode": "markers",
-            "marker": {"color": style.colour, "symbol": style.marker, "size": 8, "opacity": 0.75},
-            "hovertemplate": f"<b>{label(arm)}</b>, layer %{{customdata}}<br>%{{x:.3f}} of the "
-            "attention, %{y:+.4f} nats without it<extra></extra>",
-            "meta": there.index(arm),
-        }
-        figure.add_trace(go.Scatter(**shown))
-    if not figure.data:
-        return None
-    return Figure(
-        "worth",
-        "Does the loss follow the attention?",
-        "One mark a layer and seed: it is taken out of the softmax of the trained model.",
-        as_data(figure),
-    )
+    marks = {arm: [m for r in _mapped(arm, results) for m in _worth(r)] for arm in there}
+    return mark_figure(WORTH, marks, there) if any(marks.values()) else None
 
 
-def _worth(result: Result) -> list[tuple[int, float, float]]:
+def _worth(result: Result) -> list[Mark]:
     found = result.measures
     if "removed" not in found:
         return []
-    return list(zip(found["taps"], found["mass"], found["removed"], strict=True))
+    taps = zip(found["taps"], found["mass"], found["removed"], strict=True)
+    return [
+        (mass, more, f"layer {tap}<br>{mass:.3f} of the attention, {more:+.4f} nats without it")
+        for tap, mass, more in taps
+    ]

@@ -7,15 +7,17 @@ stream, weights that were trained without it too; what that measures is measured
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
 
 import torch
 
 from headway.decoder import HeadwayForCausalLM
 from headway.mechanisms import ResidualStream
+from headway.report.figures import CurveText, Figure
+from headway.report.marks import Mark, mark_figure
 from headway.studies.claims import (
     Measures,
+    Results,
     Run,
     Size,
     Study,
@@ -25,7 +27,7 @@ from headway.studies.claims import (
 from headway.studies.lm_claims import LOWER, OURS, Part, adds, compare
 from headway.studies.lm_course import DIGITS, HEEDS, Arm, Course, Extent, Shape, performing
 from headway.studies.lm_names import PROMPTS, names_measured
-from headway.studies.lm_rates import Rates, loss_figures
+from headway.studies.lm_rates import Rates, loss_figures, measured
 
 ARMS = {
     "plain": Arm(about="no stream"),
@@ -111,6 +113,30 @@ RAISED_TOLD = "+0.34 (7 % to 41 %)"
 RESFORMER_GAIN = 2.712 - 2.739
 LEARNED_GAIN = 3.3065 - 3.3151
 
+NAMES = CurveText(
+    "names",
+    "The right name, in a model's own forward pass and in the other one's",
+    "One mark a seed. The released script measures models without the stream in the pass with it: "
+    "how far such a mark lies below the diagonal is what that takes from them.",
+    "probability of the right name, own pass",
+    "the other arm's pass",
+)
+
+
+def losses_and_names(results: Results) -> list[Figure]:
+    """Losses, and what crossing weights and forward passes does to names."""
+    there = [arm for arm in ARMS if results.of([arm])]
+    marks = {arm: list(_marks(results, arm)) for arm in there}
+    drawn = loss_figures(tuple(ARMS), results)
+    return [*drawn, mark_figure(NAMES, marks, there)] if any(marks.values()) else drawn
+
+
+def _marks(results: Results, arm: str) -> Iterator[Mark]:
+    own, other = (measured(results, arm, *part) for part in (RIGHT, CROSSED_RIGHT))
+    for seed in sorted(own.keys() & other.keys()):
+        yield own[seed], other[seed], f"{own[seed]:.4f}, in the other pass {other[seed]:.4f}"
+
+
 CLAIMS = (
     compare("The value stream identifies indirect objects (probability of the right name, less "
             "plain's)", f"{PAPER}, small language model", RAISED, difference(RAISED), "previous",
@@ -169,5 +195,5 @@ VALUE_STREAM_LM = Study(
         {name: arm.at for name, arm in ARMS.items()}, settings, results
     ),
     perform=lambda runs, settings: performing(ARMS, EXTENTS, look)(runs, settings),
-    figures=partial(loss_figures, tuple(ARMS)),
+    figures=losses_and_names,
 )
