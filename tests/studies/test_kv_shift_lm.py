@@ -25,7 +25,6 @@ from headway.studies.kv_shift_lm import (
     QUADRANTS,
     look,
     quadrants,
-    taps_and_losses,
 )
 from headway.studies.lm_course import Course, Extent
 from headway.studies.lm_rates import best_rate
@@ -149,12 +148,14 @@ def test_the_page_draws_the_taps_of_the_models_that_are_compared() -> None:
     runs = [compared_run("kv-shift", 1.0, seed, taps=taps) for seed in (0, 1)]
     plain = compared_run("plain", 1.0, 0)
     races = [*raced("kv-shift", {1.0: 3}), *raced("plain", {1.0: 3})]
-    drawn = {f.id: f.plot for f in taps_and_losses(Results("small", {}, (*races, *runs, plain)))}
+    drawn = {
+        f.id: f.plot for f in KV_SHIFT_LM.figures(Results("small", {}, (*races, *runs, plain)))
+    }
     (trace,) = drawn["taps"]["data"]
     assert list(trace["x"]) == [-0.25, 1.0] * 2
     assert list(trace["y"]) == [1.25, -0.25] * 2
     assert trace["customdata"][0] == "keys 0.25 and 0.50, values 1.00 and -0.25"
-    without = {f.id for f in taps_and_losses(Results("small", {}, (*races, plain)))}
+    without = {f.id for f in KV_SHIFT_LM.figures(Results("small", {}, (*races, plain)))}
     assert without == drawn.keys() - {"taps"}
 
 

@@ -23,7 +23,6 @@ from headway.studies.value_stream_lm import (
     VALUE_STREAM_LM,
     crossed,
     look,
-    losses_and_names,
 )
 from headway.tasks.ioi import PLACES, THINGS, name_scores
 
@@ -168,7 +167,7 @@ def test_a_difference_that_the_script_makes_is_told_from_one_of_the_stream() -> 
 
 def test_the_page_draws_names_in_both_forward_passes() -> None:
     made = made_up({"previous": 0.4, "plain": 0.38}, 0.05, SAME)
-    drawn = {f.id: f.plot for f in losses_and_names(made)}
+    drawn = {f.id: f.plot for f in VALUE_STREAM_LM.figures(made)}
     plain, previous = drawn["names"]["data"][:2]
     assert (list(plain["x"]), list(plain["y"])) == ([0.38] * 3, [0.05] * 3)
     assert list(previous["x"]) == pytest.approx([0.402, 0.398, 0.4])

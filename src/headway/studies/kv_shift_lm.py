@@ -15,8 +15,8 @@ from torch import Tensor
 from headway.decoder import HeadwayForCausalLM
 from headway.mechanisms import KVShift
 from headway.mechanisms.kv_shift import KVShiftModule
-from headway.report.figures import CurveText, Figure
-from headway.report.marks import Mark, mark_figure
+from headway.report.figures import CurveText
+from headway.report.marks import Mark
 from headway.studies.claims import (
     Claim,
     Estimate,
@@ -33,7 +33,8 @@ from headway.studies.claims import (
 from headway.studies.estimates import mean_of
 from headway.studies.lm_claims import LOWER, OURS, SEEDS, adds, compare
 from headway.studies.lm_course import HEEDS, Arm, Course, Extent, Shape, performing
-from headway.studies.lm_rates import Rates, compared, loss_figures, measured
+from headway.studies.lm_marks import losses_and_marks
+from headway.studies.lm_rates import Rates, compared, measured
 
 HIGH, HIGHER = 1e-2, 4e-2
 """Learning rates that should be too high: the paper's, and one of ours."""
@@ -145,14 +146,6 @@ QUADRANT_TEXT = CurveText(
     "key: current tap less previous",
     "value: current tap less previous",
 )
-
-
-def taps_and_losses(results: Results) -> list[Figure]:
-    """Losses, and the taps of the models that are compared."""
-    there = [arm for arm in ARMS if results.of([arm])]
-    marks = {arm: list(_marks(results, arm)) for arm in there}
-    drawn = loss_figures(tuple(ARMS), results)
-    return [*drawn, mark_figure(QUADRANT_TEXT, marks, there)] if any(marks.values()) else drawn
 
 
 def _marks(results: Results, arm: str) -> Iterator[Mark]:
@@ -267,5 +260,5 @@ KV_SHIFT_LM = Study(
         {name: arm.at for name, arm in ARMS.items()}, settings, results
     ),
     perform=lambda runs, settings: performing(ARMS, EXTENTS, look)(runs, settings),
-    figures=taps_and_losses,
+    figures=partial(losses_and_marks, tuple(ARMS), QUADRANT_TEXT, _marks),
 )

@@ -8,13 +8,14 @@ stream, weights that were trained without it too; what that measures is measured
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 
 import torch
 
 from headway.decoder import HeadwayForCausalLM
 from headway.mechanisms import ResidualStream
-from headway.report.figures import CurveText, Figure
-from headway.report.marks import Mark, mark_figure
+from headway.report.figures import CurveText
+from headway.report.marks import Mark
 from headway.studies.claims import (
     Measures,
     Results,
@@ -26,8 +27,9 @@ from headway.studies.claims import (
 )
 from headway.studies.lm_claims import LOWER, OURS, Part, adds, compare
 from headway.studies.lm_course import DIGITS, HEEDS, Arm, Course, Extent, Shape, performing
+from headway.studies.lm_marks import losses_and_marks
 from headway.studies.lm_names import PROMPTS, names_measured
-from headway.studies.lm_rates import Rates, loss_figures, measured
+from headway.studies.lm_rates import Rates, measured
 
 ARMS = {
     "plain": Arm(about="no stream"),
@@ -123,14 +125,6 @@ NAMES = CurveText(
 )
 
 
-def losses_and_names(results: Results) -> list[Figure]:
-    """Losses, and what crossing weights and forward passes does to names."""
-    there = [arm for arm in ARMS if results.of([arm])]
-    marks = {arm: list(_marks(results, arm)) for arm in there}
-    drawn = loss_figures(tuple(ARMS), results)
-    return [*drawn, mark_figure(NAMES, marks, there)] if any(marks.values()) else drawn
-
-
 def _marks(results: Results, arm: str) -> Iterator[Mark]:
     own, other = (measured(results, arm, *part) for part in (RIGHT, CROSSED_RIGHT))
     for seed in sorted(own.keys() & other.keys()):
@@ -195,5 +189,5 @@ VALUE_STREAM_LM = Study(
         {name: arm.at for name, arm in ARMS.items()}, settings, results
     ),
     perform=lambda runs, settings: performing(ARMS, EXTENTS, look)(runs, settings),
-    figures=losses_and_names,
+    figures=partial(losses_and_marks, tuple(ARMS), NAMES, _marks),
 )
