@@ -20,7 +20,6 @@ from headway.studies.combine_found import (
     SCREENED,
     chosen_parts,
     effects_on,
-    losses_and_effects,
     tokens_needed,
 )
 from headway.studies.combine_parts import (
@@ -37,7 +36,14 @@ from headway.studies.combine_parts import (
     without,
 )
 from headway.studies.combine_runs import operations, screening_runs
-from headway.studies.combine_table import arm_table, conclusion, main, markdown, part_table
+from headway.studies.combine_table import (
+    arm_table,
+    conclusion,
+    losses_and_effects,
+    main,
+    markdown,
+    part_table,
+)
 from headway.studies.lm_cost import COST, ROUNDS
 from headway.studies.lm_course import Course
 from headway.studies.lm_rates import best_rate

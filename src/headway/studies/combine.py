@@ -14,7 +14,6 @@ from headway.studies.combine_found import (
     chosen_parts,
     effects_on,
     loss_gap,
-    losses_and_effects,
     step_ratio,
     tokens_needed,
 )
@@ -34,7 +33,7 @@ from headway.studies.combine_parts import (
     without,
 )
 from headway.studies.combine_runs import perform, runs
-from headway.studies.combine_table import arm_table, part_table
+from headway.studies.combine_table import arm_table, losses_and_effects, part_table
 from headway.studies.estimates import exact
 from headway.studies.lm_claims import LOWER, OURS, SEEDS, compare
 from headway.studies.lm_course import HEEDS

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from statistics import median
 
-from headway.report.figures import CurveText, Figure
-from headway.report.marks import interval_figure
 from headway.studies.claims import Estimate, Results
-from headway.studies.combine_parts import ARMS, DESIGN, PLAIN, SHARES, SUBSETS, name_of
+from headway.studies.combine_parts import DESIGN, PLAIN, SHARES, SUBSETS, name_of
 from headway.studies.estimates import paired, resampled
 from headway.studies.factorial import Subset
 from headway.studies.lm_cost import COST
-from headway.studies.lm_rates import loss_figures, measured
+from headway.studies.lm_rates import measured
 from headway.studies.lm_shares import share_needed, share_without_interval
 
 SCREENED = "screening"
@@ -55,23 +53,3 @@ def step_ratio(arm: str, results: Results) -> Estimate | None:
         for ratio in found.measures["step_ratios"]
     ]
     return resampled(ratios, lambda rounds: median(ratio for (ratio,) in rounds))
-
-
-EFFECTS = CurveText(
-    "effects",
-    "What each part does",
-    "Main effects in the screening, at equal operations: the mean loss of all models with a part "
-    "less that of all without it, with its 95 % interval. Left of the zero line it helps.",
-    "nats per token",
-    "part",
-)
-
-
-def losses_and_effects(results: Results) -> list[Figure]:
-    """Losses, and the effects of parts once a seed of the screening is done."""
-    drawn = loss_figures(tuple(ARMS), results)
-    effects = effects_on(results, "loss")
-    if not effects:
-        return drawn
-    ends = {part: (found.value, found.low, found.high) for part, found in effects.items()}
-    return [*drawn, interval_figure(EFFECTS, ends)]

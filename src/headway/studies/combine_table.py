@@ -1,6 +1,6 @@
-"""The tables of the study `combine`: what each part does, and what the chosen ones give and cost.
+"""Tables and figures of `combine`: what each part does, what the chosen ones give and cost.
 
-`python -m headway.studies.combine_table docs/results/combine` prints them as Markdown.
+`python -m headway.studies.combine_table docs/results/combine` prints the tables as Markdown.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from statistics import fmean
 from headway.errors import HeadwayError
 from headway.report import words
 from headway.report.cells import Table
+from headway.report.figures import CurveText, Figure
+from headway.report.marks import interval_figure
 from headway.report.statistics import mean_or_none, paired_difference
 from headway.report.tables import escaped, markdown_table
 from headway.studies.claims import Estimate, Results
@@ -24,6 +26,7 @@ from headway.studies.combine_found import (
     tokens_share,
 )
 from headway.studies.combine_parts import (
+    ARMS,
     PARTS,
     PLAIN,
     SHARES,
@@ -32,7 +35,7 @@ from headway.studies.combine_parts import (
     name_of,
     without,
 )
-from headway.studies.lm_rates import best_rate, measured
+from headway.studies.lm_rates import best_rate, loss_figures, measured
 from headway.studies.run_files import read_runs
 
 READING_PARTS = (
@@ -45,6 +48,14 @@ READING_ARMS = (
     "paired by seed. Tokens: the share of plain's with which a model gets to plain's final loss, "
     "each share a run with a whole schedule. Step time: median over plain's of steps in turn. "
     "In-context gain, repeat accuracy and prefix score as headway compare has them."
+)
+EFFECTS = CurveText(
+    "effects",
+    "What each part does",
+    "Main effects in the screening, at equal operations: the mean loss of all models with a part "
+    "less that of all without it, with its 95 % interval. Left of the zero line it helps.",
+    "nats per token",
+    "part",
 )
 
 
@@ -174,6 +185,16 @@ def markdown(results: Results) -> str:
     parts = [escaped(conclusion(results)), READING_PARTS, markdown_table(part_table(results)),
              READING_ARMS, markdown_table(arm_table(results))]  # fmt: skip
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+def losses_and_effects(results: Results) -> list[Figure]:
+    """Losses, and the effects of parts once a seed of the screening is done."""
+    drawn = loss_figures(tuple(ARMS), results)
+    effects = effects_on(results, "loss")
+    if not effects:
+        return drawn
+    ends = {part: (found.value, found.low, found.high) for part, found in effects.items()}
+    return [*drawn, interval_figure(EFFECTS, ends)]
 
 
 def main(paths: list[str]) -> int:
