@@ -81,8 +81,8 @@ def _parts(folder: Path, study: Study) -> list[Part]:
     for place in (Path(study.name), Path(study.name, SMALL)):
         if (results := read_runs(folder / place, study)) is not None:
             known = {finding.claim.claim for part in parts for finding in part.told}
-            told = (f for f in findings(study.claims, results) if f.verdict is not None)
-            new = tuple(f for f in told if f.claim.claim not in known)
+            judged = (f for f in findings(study.claims, results) if f.verdict is not None)
+            new = tuple(f for f in judged if f.claim.claim not in known)
             parts.append(Part(study, f"{folder.name}/{place.as_posix()}", results, new))
     return parts
 
@@ -102,8 +102,8 @@ def _overview(parts: Iterable[Part]) -> str:
 
 def _section(parts: Sequence[Part]) -> str:
     study = parts[0].study
-    told = [(part, finding) for part in parts for finding in part.told]
-    commands = list(dict.fromkeys(r.command for _, finding in told for r in finding.results))
+    judged = [(part, finding) for part in parts for finding in part.told]
+    commands = list(dict.fromkeys(r.command for _, finding in judged for r in finding.results))
     table = Table(
         title=study.name,
         columns=(
@@ -111,7 +111,7 @@ def _section(parts: Sequence[Part]) -> str:
             "counts as reproduced", "where our set-up differs", "command", "device", "date",
             "results",
         ),
-        rows=tuple(_row(part, finding, commands) for part, finding in told),
+        rows=tuple(_row(part, finding, commands) for part, finding in judged),
     )  # fmt: skip
     lines = [
         f"## {study.name}\n",
@@ -123,7 +123,7 @@ def _section(parts: Sequence[Part]) -> str:
         *(f"{number}. `{command}`" for number, command in enumerate(commands, 1)),
         "",
     ]
-    known = {finding.claim.claim for _, finding in told}
+    known = {finding.claim.claim for _, finding in judged}
     if waiting := [claim.claim for claim in study.claims if claim.claim not in known]:
         lines.append("Not run yet: " + "; ".join(map(escaped, waiting)) + ".\n")
     return "\n".join(lines)
