@@ -125,3 +125,19 @@ def test_samples_lie_on_the_device_of_the_generator(task: Task) -> None:
     assert torch.equal(one.targets, same.targets)
     tensors = [one.inputs, one.targets, *one.slices.values()]
     assert {t.device.type for t in tensors} == {"cuda"}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@EACH
+def test_drawing_on_a_gpu_waits_for_nothing(task: Task) -> None:
+    """Else a race of many seeds waits hundreds of times a step, and long where a GPU is shared."""
+    if task.name in ("passkey", "ioi"):
+        pytest.skip("its words are encoded on the CPU")
+    generator = torch.Generator("cuda").manual_seed(1)
+    task.sample(8, generator)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        task.sample(8, generator)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

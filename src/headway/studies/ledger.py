@@ -31,7 +31,8 @@ typed, the verdicts least of all: what counts as reproduced is a function of our
 95 % interval that stands in the study's code. Intervals are over seeds; p-values are corrected
 (Holm) over the claims of a study. `headway study NAME` runs a study again; the commands that made
 the results stand below each table, with the numbers that its rows name, and so does what is
-different in all runs of a size.
+different in all runs of a size. Tasks are drawn on the device: in a row that names two, runs of a
+seed share their first weights, not their data.
 
 | verdict | means |
 |---|---|

@@ -12,8 +12,9 @@ def distinct(rows: int, count: int, of: int, generator: torch.Generator) -> Tens
     """`(rows, count)`: in each row, `count` different numbers below `of`, in random order.
 
     Every ordered choice is equally likely: numbers that occurred before in their row are drawn
-    again until none is left, which treats all numbers alike. Where most numbers are wanted, a
-    random order of all of them is cut instead.
+    again until none is left, which treats all numbers alike. Where most numbers are wanted, and on
+    a GPU, which would be waited for at each look for repeats, a random order of all of them is cut
+    instead.
 
     Raises:
         HeadwayError: more numbers are asked for than there are.
@@ -21,8 +22,12 @@ def distinct(rows: int, count: int, of: int, generator: torch.Generator) -> Tens
     device = generator.device
     if count > of:
         raise HeadwayError(f"count: {count} is not accepted; accepted are at most {of}")
-    if 4 * count > of:
-        return torch.rand(rows, of, generator=generator, device=device).argsort(1)[:, :count]
+    on_cpu = device.type == "cpu"
+    if 4 * count > of or not on_cpu:
+        # Keys of which two are the same would order their numbers always alike.
+        dtype = torch.float32 if on_cpu else torch.float64
+        keys = torch.rand(rows, of, generator=generator, device=device, dtype=dtype)
+        return keys.argsort(1)[:, :count]
     drawn = torch.randint(of, (rows, count), generator=generator, device=device)
     while (again := repeats(drawn)).any():
         fresh = torch.randint(of, (int(again.sum()),), generator=generator, device=device)
