@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +54,10 @@ def write_file(path: Path, *parts: bytes | memoryview) -> None:
         os.fsync(file.fileno())
 
 
+_ONE_PARSES = threading.Lock()
+"""A header is parsed as Python, where threads of Python 3.11 now and then trip each other up."""
+
+
 def write_array(path: Path, *pieces: np.ndarray[Any, Any]) -> None:
     """Write `pieces`, of one type and each of one dimension, joined as one .npy.
 
@@ -69,7 +74,8 @@ def write_array(path: Path, *pieces: np.ndarray[Any, Any]) -> None:
 def read_array(path: Path) -> np.ndarray[Any, Any]:
     """Map a .npy file into memory, read-only; HeadwayError when it is missing or no .npy file."""
     try:
-        return np.lib.format.open_memmap(path, mode="r")
+        with _ONE_PARSES:
+            return np.lib.format.open_memmap(path, mode="r")
     except OSError as error:
         raise _unreadable(path, error) from error
     except ValueError as error:
