@@ -16,12 +16,7 @@ from headway.decoder import HeadwayConfig
 from headway.studies import combine_parts, combine_runs, combine_table, lm_cost
 from headway.studies.claims import Result, Results, Run, Size, Verdict, findings
 from headway.studies.combine import CHOSEN, CLAIMS, COMBINE
-from headway.studies.combine_found import (
-    SCREENED,
-    chosen_parts,
-    effects_on,
-    tokens_needed,
-)
+from headway.studies.combine_found import SCREENED, chosen_parts, effects_on, tokens_needed
 from headway.studies.combine_parts import (
     ARMS,
     CONFIRMING,

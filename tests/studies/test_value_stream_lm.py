@@ -16,14 +16,7 @@ from headway.studies.lm_course import Course, Extent
 from headway.studies.lm_names import KNOWN, names_measured, prompts
 from headway.studies.running import run_study
 from headway.studies.tuning import TEST
-from headway.studies.value_stream_lm import (
-    ARMS,
-    CLAIMS,
-    EXTENTS,
-    VALUE_STREAM_LM,
-    crossed,
-    look,
-)
+from headway.studies.value_stream_lm import ARMS, CLAIMS, EXTENTS, VALUE_STREAM_LM, crossed, look
 from headway.tasks.ioi import PLACES, THINGS, name_scores
 
 PAPER = EXTENTS["paper"]
