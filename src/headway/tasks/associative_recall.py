@@ -61,10 +61,11 @@ class AssociativeRecall(Task):
         """Of a guess among all values."""
         return 1 / (self.vocab_size - self.first_value)
 
-    def gaps(self) -> Tensor:
+    def gaps(self, device: torch.device | str = "cpu") -> Tensor:
         """`(P,)`: probability of each place for the first key that is placed."""
         places = (self.length - 2 * self.pairs) // 2
-        weights = torch.arange(1, places + 1, dtype=torch.float64) ** (self.power - 1)
+        ranks = torch.arange(1, places + 1, dtype=torch.float64, device=device)
+        weights = ranks ** (self.power - 1)
         return weights / weights.sum()
 
     def sample(self, batch: int, generator: torch.Generator) -> Sample:
@@ -79,7 +80,7 @@ class AssociativeRecall(Task):
         values = self.first_value + distinct(batch, self.pairs, upper, generator)
 
         # The largest of log-probabilities with Gumbel noise are draws one after the other.
-        odds = self.gaps().log().float().to(device)
+        odds = self.gaps(device).log().float()
         noise = torch.empty(batch, len(odds), device=device).exponential_(generator=generator)
         place = (odds - noise.log()).topk(self.pairs).indices
         asked = 2 * self.pairs + 2 * place
