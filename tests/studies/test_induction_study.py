@@ -11,6 +11,9 @@ import torch
 from made_studies import result
 
 from headway.mechanisms import KVShift
+from headway.mechanisms.context import QKV, Context
+from headway.mechanisms.kv_shift import KVShiftModule
+from headway.ops.rotary import rotary
 from headway.studies import estimates, induction_study
 from headway.studies.claim_page import write_claim_page
 from headway.studies.claims import Results, Run, Verdict, findings
@@ -81,6 +84,7 @@ def test_arms_hold_what_they_say() -> None:
     assert held.pop("plain-1") == {"key", "value"}
     assert held.pop("key-shift") == {"value"}
     assert held.pop("value-shift") == {"key"}
+    assert held.pop("key-offset") == {"key"}
     assert not any(held.values())
 
 
@@ -94,6 +98,21 @@ def test_a_layer_with_taps_held_at_the_identity_is_a_plain_one() -> None:
     torch.testing.assert_close(held(inputs).logits, bare(inputs).logits)
     shifted = TINY.model(run_of("kv-shift"))(inputs).logits
     assert not torch.allclose(shifted, bare(inputs).logits)
+
+
+def test_a_partial_key_offset_moves_the_half_of_a_key_that_rotates_slowest() -> None:
+    model = TINY.model(run_of("key-offset"))
+    (module,) = [m for m in model.modules() if isinstance(m, KVShiftModule)]
+    config, positions = TINY.arms["key-offset"].config, torch.arange(5)[None]
+    k = torch.randn(1, config.num_key_value_heads, 5, config.head_dim)
+    found = module.prologue(QKV(k, k, k), Context(positions=positions))
+    turned = rotary(positions, config.head_dim, config.rope_theta, torch.float64).cos[0, 0, 1]
+    slow = turned > turned.median()
+    assert slow.sum() == config.head_dim // 2
+    assert torch.equal(found.k[..., ~slow], k[..., ~slow])
+    assert torch.equal(found.k[:, :, 1:, slow], k[:, :, :-1, slow])
+    assert not found.k[:, :, 0, slow].any()
+    assert torch.equal(found.v, k)
 
 
 def test_arms_of_a_seed_share_weights_and_data() -> None:
@@ -204,7 +223,7 @@ SEEDS = 12
 AS_PUBLISHED: dict[str, int | float | None] = {
     "plain-1": 0.2, "plain-2": 1000, "plain-4": 1001, "kv-shift": 100, "key-shift": 130,
     "value-shift": 0.3, "kv-shift-identity": 101, "smeared-key": 180, "short-conv": 150,
-    "plain-2-w8": 0.2, "kv-shift-w8": 0.9,
+    "plain-2-w8": 0.2, "kv-shift-w8": 0.9, "key-offset": 160,
 }  # fmt: skip
 """Steps to 99 %, or the accuracy of an arm that does not get there."""
 
@@ -250,9 +269,28 @@ def test_made_up_results_of_the_published_kind_are_reproduced() -> None:
         ({"kv_shift_identity": 200}, 9, Verdict.NOT_REPRODUCED),
         ({"smeared_key": 0.5}, 10, Verdict.NOT_REPRODUCED),
         ({"smeared_key": 80}, 11, Verdict.NOT_REPRODUCED),
-        ({"short_conv": 80}, 12, Verdict.NOT_REPRODUCED),
+        ({"key_offset": 0.5}, 12, Verdict.NOT_REPRODUCED),
+        ({"key_offset": 80}, 13, Verdict.NOT_REPRODUCED),
+        ({"short_conv": 80}, 14, Verdict.NOT_REPRODUCED),
         ({"kv_shift": 0.9, "key_shift": 0.9}, 7, Verdict.NOT_TESTABLE),
     ],
 )
 def test_each_claim_can_fail(changed: dict[str, Any], number: int, verdict: Verdict) -> None:
     assert verdicts(made(**changed))[number] is verdict
+
+
+@pytest.mark.parametrize(
+    ("curve", "verdict"),
+    [
+        ([0.1, 0.5, 0.6, 0.9], Verdict.NOT_TESTABLE),
+        ([0.1, 0.86, 0.88, 0.9], Verdict.NOT_REPRODUCED),
+    ],
+)
+def test_seeds_that_still_learned_do_not_say_that_an_arm_never_gets_there(
+    curve: list[float], verdict: Verdict
+) -> None:
+    ran = [
+        replace(r, measures=dict(r.measures) | {"curve": curve}) if r.run.arm == "plain-2" else r
+        for r in made(plain_2=0.9)
+    ]
+    assert verdicts(Results("paper", {}, tuple(ran)))[1] is verdict

@@ -124,6 +124,17 @@ def test_small_runs_tell_of_claims_that_larger_ones_leave_open(tmp_path: Path) -
     assert "Not run yet: open." in page
 
 
+def test_small_runs_that_tell_nothing_new_are_left_out(tmp_path: Path) -> None:
+    made = study(claim("both"))
+    folder = written(tmp_path / "results", made, results(LOSSES))
+    small = results({"base": {0: 5.0}, "arm": {0: 5.0}}, "small")
+    for one in small:
+        add_run(folder / "made" / "small", made, small, one)
+    page = ledger(folder, [made])
+    assert "| [made](#made) | paper |" in page
+    assert "small" not in page.partition("## made")[0].partition("| study |")[2]
+
+
 def test_a_study_without_results_is_left_out(tmp_path: Path) -> None:
     page = ledger(tmp_path, [study()])
     assert "#made" not in page

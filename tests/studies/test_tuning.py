@@ -17,6 +17,7 @@ from headway.errors import HeadwayError
 from headway.studies import estimates
 from headway.studies.claims import Estimate, Result, Results, Run, Verdict
 from headway.studies.courses import Course, Progress, follow, seed_of
+from headway.studies.race_table import race_table
 from headway.studies.speed import faster, signed_rank_p, steps_ratio
 from headway.studies.tuning import (
     FIRST_TUNING_SEED,
@@ -275,3 +276,23 @@ def test_faster_is_judged_by_interval_p_and_size(
         assert faster(1.0).judge(Estimate(value, value - 0.1, high, 10, p)) is Verdict.REPRODUCED
     assert "at least 50% of the published gain" in faster(0.76).words
     assert all(low != high for low, high in pairwise((faster(0.76).words, faster(1.0).words)))
+
+
+def test_the_table_of_races_tells_when_seeds_got_there_at_each_rate() -> None:
+    def ran(arm: str, seed: int, rate: float, steps: int | None, score: float) -> Result:
+        run = Run(arm, seed, {"stage": TEST, "rate": rate})
+        return result(run, steps=steps, score=score, parameters=1200)
+
+    found = results(
+        *raced({0.1: [20, 30, 40], 0.2: [50, 60, None]}),
+        ran("a", 0, 0.1, 1000, 0.9),
+        ran("a", 1, 0.1, 3000, 0.9),
+        ran("a", 2, 0.1, None, 0.3),
+        ran("a", 0, 0.01, None, 0.25),
+        *raced({0.1: [20, 30, 40], 0.2: [50, 60, None]}, "b"),
+    )
+    assert race_table(found, ("a", "b"), 0.01).rows == (
+        ("a", "0.1", "2 of 3", "3,000 (1,000 to not reached)", "0.7000", "1,200"),
+        ("a", "0.01", "0 of 1", "not reached", "0.2500", "1,200"),
+    )
+    assert [row[1] for row in race_table(found, ("a",)).rows] == ["0.1"]

@@ -22,6 +22,7 @@ from headway.studies.claims import (
 )
 from headway.studies.estimates import exact
 from headway.studies.icl_training import ARMS, EXTENTS, perform
+from headway.studies.race_table import race_table
 from headway.studies.speed import faster, steps_ratio
 from headway.studies.tuning import (
     race_points,
@@ -181,4 +182,5 @@ ICL_CLASSIFICATION = Study(
     ),
     perform=perform,
     figures=_figures,
+    tables=lambda results: [race_table(results, ARMS, EXTENTS[results.size].tuning.published)],
 )

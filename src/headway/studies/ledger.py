@@ -96,6 +96,7 @@ def _overview(parts: Iterable[Part]) -> str:
             rows=tuple(
                 (f"[{part.study.name}](#{part.study.name})", part.results.size, told(part.told))
                 for part in parts
+                if part.told
             ),
         )
     )

@@ -20,6 +20,7 @@ from headway.studies.courses import (
     seed_of,
     task_batches,
 )
+from headway.studies.race_table import race_table
 from headway.studies.tuning import Tuning, last_of, measures_of, settled
 from headway.tasks.base import IGNORED, Sample, Task
 from headway.training.ensemble import Call, Ensemble
@@ -38,13 +39,14 @@ class TokenArm:
     Attributes:
         about: what it is.
         config: of the decoder; arms with the same one are trained in one program.
-        start: values at which parameters start, by the end of their name.
+        start: values at which parameters start, by the end of their name; they are repeated where
+            a parameter has more dimensions.
         held: those of them that are not learned.
     """
 
     about: str
     config: HeadwayConfig
-    start: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    start: Mapping[str, Sequence[float] | Sequence[Sequence[float]]] = field(default_factory=dict)
     held: frozenset[str] = frozenset()
 
     def fixed(self, model: nn.Module) -> frozenset[str]:
@@ -203,6 +205,7 @@ def race_study(races: Mapping[Size, TokenRace], **told: Any) -> Study:
             tuple(races[settings.size].arms), settings, results
         ),
         perform=lambda runs, settings: races[settings.size].perform(runs, settings),
+        tables=lambda results: [race_table(results, races[results.size].arms)],
         **told,
     )
 
