@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -138,8 +138,13 @@ def position_figures(results: Results) -> list[Figure]:
 
 def power_axis(values: Sequence[float]) -> dict[str, Any]:
     """A logarithmic axis with a tick at every power of four."""
-    ticks = [4**power for power in range(math.ceil(math.log(max(values), 4)) + 1)]
-    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:,}" for tick in ticks]}
+    return tick_axis(4**power for power in range(math.ceil(math.log(max(values), 4)) + 1))
+
+
+def tick_axis(values: Iterable[float]) -> dict[str, Any]:
+    """A logarithmic axis with a tick at each of these values, and nowhere else."""
+    ticks = sorted(set(values))
+    return {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:,.10g}" for tick in ticks]}
 
 
 def drawn(results: Results, *sets: tuple[CurveText, Mapping[str, Band]]) -> list[Figure]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 
 from headway.report.curves import OVER_SEEDS, bands
-from headway.report.figures import CurveText, Figure, curve_figure
+from headway.report.figures import CurveText, Figure, curve_figure, tick_axis
 from headway.studies.claims import (
     Claim,
     Criterion,
@@ -129,8 +129,9 @@ def _figures(results: Results) -> Sequence[Figure]:
         },
         BY_RATE: {arm: race_points(results, arm) for arm in there},
     }
+    rates = tick_axis(rate for races in sets[BY_RATE].values() for rate, _ in races)
     return [
-        curve_figure(text, shown, there, {"type": "log"} if text is BY_RATE else None)
+        curve_figure(text, shown, there, rates if text is BY_RATE else None)
         for text, points in sets.items()
         if (shown := bands(points))
     ]

@@ -12,7 +12,7 @@ from typing import Any
 
 from headway.mechanisms import KVShift, ShortConv, SmearedKey
 from headway.report.curves import OVER_SEEDS, bands
-from headway.report.figures import CurveText, Figure, curve_figure
+from headway.report.figures import CurveText, Figure, curve_figure, tick_axis
 from headway.studies.claims import (
     Claim,
     Criterion,
@@ -267,8 +267,12 @@ def _figures(results: Results) -> Sequence[Figure]:
         WIDTH: over_width,
         BY_RATE: {arm: race_points(results, arm) for arm in there},
     }
+    axes = {
+        text: tick_axis(x for of_arm in sets[text].values() for x, _ in of_arm)
+        for text in (WIDTH, BY_RATE)
+    }
     return [
-        curve_figure(text, shown, there, None if text is DEPTH else {"type": "log"})
+        curve_figure(text, shown, there, axes.get(text))
         for text, points in sets.items()
         if (shown := bands(points))
     ]

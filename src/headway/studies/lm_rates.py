@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from headway.errors import HeadwayError
 from headway.report.curves import OVER_SEEDS, bands
-from headway.report.figures import CurveText, Figure, curve_figure
+from headway.report.figures import CurveText, Figure, curve_figure, tick_axis
 from headway.studies.claims import Result, Results, Run
 from headway.studies.running import seeds_of
 from headway.studies.tuning import FIRST_TUNING_SEED, TEST, TUNING
@@ -223,8 +223,7 @@ def loss_figures(
     if shown := bands(training):
         drawn.append(curve_figure(_text_of(TRAINING, condition), shown, there))
     if shown := bands(raced):
-        tried = sorted({rate for points in raced.values() for rate, _ in points})
-        axis = {"type": "log", "tickvals": tried, "ticktext": [f"{rate:g}" for rate in tried]}
+        axis = tick_axis(rate for points in raced.values() for rate, _ in points)
         drawn.append(curve_figure(_text_of(BY_RATE, condition), shown, there, axis))
     return drawn
 

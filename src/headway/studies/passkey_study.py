@@ -19,7 +19,7 @@ from torch import Tensor
 from headway.decoder import HeadwayConfig
 from headway.mechanisms import SelectiveAttention
 from headway.report.curves import OVER_SEEDS, bands
-from headway.report.figures import CurveText, Figure, curve_figure
+from headway.report.figures import CurveText, Figure, curve_figure, tick_axis
 from headway.report.statistics import SIGNIFICANCE
 from headway.studies.claims import (
     Claim,
@@ -304,9 +304,8 @@ def _figures(results: Results) -> Sequence[Figure]:
         },
         CURVE: {arm: score_points(results, arm, race.course.every) for arm in there},
     }  # fmt: skip
-    ticks = {"tickvals": race.lengths, "ticktext": [f"{n:,}" for n in race.lengths]}
     return [
-        curve_figure(text, shown, there, {"type": "log", **ticks} if text is BY_LENGTH else None)
+        curve_figure(text, shown, there, tick_axis(race.lengths) if text is BY_LENGTH else None)
         for text, points in sets.items()
         if (shown := bands(points))
     ]
