@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from bounded import float64_llama, llama_reference
+from bounded_models import family, own
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_waiver_cache import family, own
 from transformers import PreTrainedTokenizerFast
 
 import headway_cli

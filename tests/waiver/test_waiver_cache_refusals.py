@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_waiver_cache import GROUPED, family, own, tokens
+from bounded_models import GROUPED, family, own, tokens
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 import headway.waiver.profile

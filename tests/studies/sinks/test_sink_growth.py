@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import random
-import re
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,62 +18,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-import headway_cli
 from headway import HeadwayError, HeadwayForCausalLM
 from headway.corpora.batches import ResidentWindows, Windows, validation_windows
 from headway.corpora.tokens import TokenCorpus, build_corpus
-from headway.report.tables import markdown_table
-from headway.studies import sink_arms, sink_growth
-from headway.studies.sink_arms import ARMS, COMPARED, SIZES
-from headway.studies.sink_growth import Plan, grow_sinks, main, measure
+from headway.studies import sink_growth
+from headway.studies.sink_arms import ARMS, COMPARED
+from headway.studies.sink_growth import Plan, grow_sinks, measure
 from headway.studies.sink_page import render
-from headway.studies.sink_results import read_results, shared_corpus, write_result
-from headway.studies.sink_table import COLUMNS, effect_table, sink_table
+from headway.studies.sink_results import shared_corpus, write_result
+from headway.studies.sink_table import COLUMNS, sink_table
 from headway.training.initialise import seed_weights
 from headway.training.run import Step
 from headway.waiver.monitor import SinkMonitor
 from headway_settings import StudySettings
 
-ROOT = Path(__file__).parents[2]
-COMMITTED = ROOT / "docs" / "results" / "sinks"
 TIMES = ("seconds", "tokens_per_second", "started", "command")
-
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A size 'small' that takes a second."""
-    small = replace(
-        SIZES["small"], context=64, vocab_size=300, batch_size=2, steps=6, every=3, read_samples=3,
-        profile_samples=4, test_tokens=128, width=32,
-    )  # fmt: skip
-    monkeypatch.setitem(sink_arms.SIZES, "small", small)
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve documents of drawn words."""
-    folder = tmp_path_factory.mktemp("long")
-    draw = random.Random(3)
-    known = ["".join(draw.choices("abcdefgh", k=draw.randint(2, 6))) for _ in range(300)]
-    for number in range(12):
-        (folder / f"{number}.txt").write_text(" ".join(draw.choices(known, k=600)))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def corpus(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its tokens, for all runs."""
-    folder = tmp_path_factory.mktemp("tokens") / "corpus"
-    build_corpus(str(text), "bpe", 300, 2_000_000).save(folder)
-    return folder
-
-
-@pytest.fixture
-def asked(text: Path, corpus: Path, tmp_path: Path) -> StudySettings:
-    return StudySettings(
-        name=("sinks",), text=str(text), corpus=corpus, out=tmp_path / "out", arms=("rope",),
-        device="cpu",
-    )  # fmt: skip
 
 
 def steady(result: dict[str, Any]) -> dict[str, Any]:
@@ -337,102 +294,6 @@ def test_wrong_settings_are_refused_before_anything_is_written(
         grow_sinks(replace(asked, **changes), "a")
     assert asked.out is not None
     assert not asked.out.exists()
-
-
-def words(asked: StudySettings) -> list[str]:
-    return [
-        "study", "sinks", "--arms", "none", "--text", str(asked.text), "--device", "cpu",
-        "--corpus", str(asked.corpus), "--out", str(asked.out), "--steps", "4",
-    ]  # fmt: skip
-
-
-def test_the_verb_runs_the_study_and_draws_the_page(
-    asked: StudySettings, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert headway_cli.main([*words(asked), "--rates", "none", "1e-3"]) == 0
-    assert asked.out is not None
-    shown = capsys.readouterr()
-    assert "none step 4/4 loss" in shown.err
-    assert shown.out.splitlines()[0].startswith("arm ")
-    assert shown.out.splitlines()[-1] == f"The page: {asked.out / 'report.html'}"
-    page = (asked.out / "report.html").read_text(encoding="utf-8")
-    for title in ("Sink at position 0", "Value norm of position 0", "Largest activation"):
-        assert title in page
-    result = json.loads((asked.out / "none.json").read_text())
-    assert result["learning_rate"] == 1e-3
-    assert result["command"].startswith("headway study sinks --arms none")
-    (asked.out / "report.html").unlink()
-    assert headway_cli.main([*words(asked), "--rates", "none", "1e-3", "--json", "--no-page"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"none": result}
-    assert not (asked.out / "report.html").exists()
-
-
-def test_a_command_with_markup_is_escaped_in_the_page(asked: StudySettings) -> None:
-    found = grow_sinks(asked, "headway study --text '<script>alert(1)</script>'")
-    assert "<script>alert(1)" not in render(found)
-    assert "&lt;script&gt;alert(1)" in render(found)
-
-
-def test_all_studies_are_listed_with_what_would_count(capsys: pytest.CaptureFixture[str]) -> None:
-    assert headway_cli.main(["study", "--list"]) == 0
-    shown = capsys.readouterr().out
-    assert shown.startswith("sinks: ")
-    for word in ("source: arXiv", "published: ", "reproduced where: "):
-        assert word in shown
-
-
-@pytest.mark.parametrize(("names", "told"), [
-    ([], "name: 'nothing' is not accepted; accepted is one of sinks"),
-    (["sink"], "name: 'sink' is unknown (did you mean 'sinks'?); accepted is one of sinks"),
-    (["sinks", "sinks"], "name: 'sinks sinks' is not accepted"),
-])  # fmt: skip
-def test_a_wrong_name_is_refused(
-    names: list[str], told: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert headway_cli.main(["study", *names]) == 2
-    assert told in capsys.readouterr().err
-
-
-def test_results_are_printed_as_a_table_from_files(
-    asked: StudySettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    found = grow_sinks(asked, "a")
-    found |= grow_sinks(replace(asked, arms=("none",), out=tmp_path / "b"), "b")
-    assert main([str(tmp_path / "b" / "none.json"), str(asked.out)]) == 0
-    tables = (markdown_table(sink_table(found)), markdown_table(effect_table(found)))
-    assert capsys.readouterr().out == "\n".join(tables)
-    assert main([str(asked.out), str(asked.out)]) == 2
-    assert "is a second one of the arm 'rope'" in capsys.readouterr().err
-    grow_sinks(replace(asked, arms=("alibi",), out=tmp_path / "c", steps=5), "c")
-    assert main([str(asked.out), str(tmp_path / "c")]) == 2
-    assert "steps was 6 and is 5" in capsys.readouterr().err
-    (tmp_path / "no.json").write_text('{"study": "other"}')
-    assert main([str(tmp_path / "no.json")]) == 2
-    assert "is of another kind" in capsys.readouterr().err
-    assert main([str(tmp_path / "missing.json")]) == 2
-
-
-def test_every_setting_is_told() -> None:
-    page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
-    cells = re.findall(r"^\| (`(?:--|NAME).*?) \|", page, re.MULTILINE)
-    told = {name for cell in cells for name in re.findall(r"`(?:--)?(.+?)`", cell)}
-    fields = {field.name.replace("_", "-") for field in dataclasses.fields(StudySettings)}
-    assert told == fields - {"name", "page"} | {"NAME", "no-page"}
-    assert all(f"`{arm}`" in page for arm in ARMS)
-
-
-@pytest.fixture
-def committed() -> Path:
-    if not COMMITTED.is_dir():
-        pytest.skip("docs/results/sinks holds no results")
-    return COMMITTED
-
-
-def test_the_table_in_the_docs_is_that_of_the_committed_results(committed: Path) -> None:
-    page = (ROOT / "docs" / "sinks.md").read_text(encoding="utf-8")
-    found = read_results([committed])
-    assert markdown_table(sink_table(found)) in page
-    assert markdown_table(effect_table(found)) in page
 
 
 def test_real_text_is_learned(asked: StudySettings, tmp_path: Path) -> None:
