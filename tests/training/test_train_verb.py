@@ -72,6 +72,19 @@ def test_the_folder_is_one_of_transformers(trained, capsys):
     capsys.readouterr()
 
 
+def code_of_card_runs(folder, monkeypatch, capsys):
+    code = (folder / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(folder)
+    exec(compile(code, "README.md", "exec"), {})
+    assert "The" in capsys.readouterr().out
+    return code
+
+
+def test_the_card_s_code_runs_in_the_folder(trained, monkeypatch, capsys):
+    code = code_of_card_runs(trained / "model", monkeypatch, capsys)
+    assert code.startswith("import headway  # registers")
+
+
 def test_a_finished_run_says_so(trained, text, capsys):
     before = (trained / "metrics.jsonl").read_bytes()
     assert run(trained, text, micro_batch_size=2) == 0
@@ -86,7 +99,9 @@ def test_lm_eval_takes_it(trained, text, capsys):
     assert "perplexity" in capsys.readouterr().out
 
 
-def test_a_model_of_transformers_with_mechanisms_and_then_trained_on(tmp_path, text):
+def test_a_model_of_transformers_with_mechanisms_and_then_trained_on(
+    tmp_path, text, monkeypatch, capsys
+):
     """A new Llama with KV shift; then the result is trained on, with its own mechanisms."""
     first = tmp_path / "first"
     short = {"steps": 4, "eval_every": 0, "dtype": "bfloat16", "activation_checkpointing": True}
@@ -95,6 +110,9 @@ def test_a_model_of_transformers_with_mechanisms_and_then_trained_on(tmp_path, t
     assert type(model).__name__ == "LlamaForCausalLM"
     more = {"tokenizer": None, "mechanisms": "vanilla", "model": first / "model"}
     assert run(tmp_path / "second", text, **short | more) == 0
+    assert "headway.from_pretrained" in code_of_card_runs(
+        tmp_path / "second/model", monkeypatch, capsys
+    )
     further = headway.from_pretrained(tmp_path / "second/model")
     assert [m.name for m in headway.attached(further)] == ["kv_shift"]
     moved = {

@@ -94,18 +94,24 @@ def _about(base: str | None, model: Any, mechanisms: list[Mechanism]) -> str:
 
 
 def _use(model: Any) -> str:
+    """Code that loads and asks the model, to be run in its folder."""
+    imports = ["from transformers import AutoModelForCausalLM, AutoTokenizer"]
+    loader = "AutoModelForCausalLM"
     if model.config.model_type == "headway":
-        loading = "model = AutoModelForCausalLM.from_pretrained(path)"
-        first = "import headway  # registers the architecture\n"
+        imports.insert(0, "import headway  # registers the architecture")
     elif getattr(model.config, "mechanisms", None):
-        loading, first = "model = headway.from_pretrained(path)", "import headway\n"
-    else:
-        loading, first = "model = AutoModelForCausalLM.from_pretrained(path)", ""
-    return (
-        f"{first}from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f"{loading}\ntokenizer = AutoTokenizer.from_pretrained(path)\n"
-        'ids = tokenizer("...", return_tensors="pt").input_ids\n'
-        "print(tokenizer.decode(model.generate(ids, max_new_tokens=50)[0]))"
+        imports = ["import headway", "from transformers import AutoTokenizer"]
+        loader = "headway"
+    return "\n".join(
+        [
+            *imports,
+            "",
+            'path = "."  # this folder, or its name on the hub',
+            f"model = {loader}.from_pretrained(path)",
+            "tokenizer = AutoTokenizer.from_pretrained(path)",
+            'ids = tokenizer("The", return_tensors="pt").input_ids',
+            "print(tokenizer.decode(model.generate(ids, max_new_tokens=50)[0]))",
+        ]
     )
 
 
