@@ -249,6 +249,14 @@ def test_perplexities_that_no_float_holds(folder, monkeypatch, capsys):
     assert "not finite" in said
 
 
+@pytest.mark.parametrize(("context", "warned"), [(516, False), (515, True), (None, False)])
+def test_more_than_the_trained_context_at_once_is_said(context, warned):
+    ways = [{"way": "waivers + window", "ratio": 1.01, "sees": 516}]
+    results = {"model": {"context": context}, "tokens": 3000, "kept": [0], "target": 1.05}
+    said = streaming.verdict(results | {"ways": ways})
+    assert ("sees 516 tokens at once, and was trained on 515" in said) is warned
+
+
 def test_the_page_of_documentation_shows_what_the_command_printed():
     page = (DOCS / "streaming.md").read_text(encoding="utf-8")
     files = sorted((DOCS / "results" / "streaming").glob("*.json"))

@@ -169,7 +169,12 @@ def verdict(results: dict[str, Any]) -> str:
         return f"Over {length}, {who} gave no finite perplexity."
     met = "met" if ratio <= results["target"] else "missed"
     target = f"at most {100 * (results['target'] - 1):.0f} % above it"
+    sees = by_way[WAIVERS]["sees"]
+    wide = ""
+    if context and sees > context:
+        wide = f" It sees {sees:,} tokens at once, and was trained on {context:,}: give a smaller "
+        wide += "--window."
     return (
         f"Over {length}, {who} read with {ratio:.3f} times the perplexity of a recomputed window; "
-        f"the target, {target}, is {met}."
+        f"the target, {target}, is {met}.{wide}"
     )
