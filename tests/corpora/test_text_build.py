@@ -160,6 +160,20 @@ def test_a_large_broken_file_is_left_out_whole(
     assert skipped.file == "30.jsonl"
 
 
+def test_files_without_text_are_listed_and_do_not_count_as_broken(
+    texts: Path, tmp_path: Path
+) -> None:
+    whole = built(texts, tmp_path / "whole")
+    for number, blank in enumerate(["", "\n \n", '{"text": ""}\n{"text": " "}\n'] * 10):
+        (texts / f"blank-{number}.{'jsonl' if number % 3 == 2 else 'txt'}").write_text(blank)
+    with_blank = built(texts, tmp_path / "out")
+    del whole["corpus.json"], with_blank["corpus.json"]
+    assert with_blank == whole
+    skipped = TokenCorpus.load(tmp_path / "out").description.skipped
+    assert {item.reason for item in skipped} == {"empty"}
+    assert len(skipped) == 30
+
+
 def test_a_data_set_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
     asked: list[str] = []

@@ -16,6 +16,8 @@ from headway.errors import HeadwayError
 
 FileRead = Callable[[str, str | None], None]
 
+BLANK = "empty"
+"""Why a file of a folder is left out that is whole and holds no text."""
 _HUB = "hf:"
 _HELD = 1 << 20  # bytes of a file of a folder up to which its text is held
 _NOT_LIBRARY = frozenset(
@@ -139,8 +141,11 @@ def _folder_documents(folder: str, told: FileRead | None) -> Iterator[str]:
         except HeadwayError as error:
             told(path, str(error))
         else:
-            yield from documents
-            told(path, None)
+            filled = False
+            for document in documents:
+                filled = filled or bool(document.strip())
+                yield document
+            told(path, None if filled else BLANK)
 
 
 def _checked(path: str) -> Iterator[str]:

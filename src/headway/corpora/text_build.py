@@ -25,7 +25,7 @@ from headway.corpora.parts import (
 from headway.corpora.splits import SplitName
 from headway.corpora.spool import Spool, Stretch
 from headway.corpora.storage import read_file, write_file
-from headway.corpora.text import source_digest, stream_documents
+from headway.corpora.text import BLANK, source_digest, stream_documents
 from headway.corpora.tokenizer import end_of_text, load_tokenizer, require_size
 from headway.corpora.tokens import Skipped, encode_documents, source_name, vocabulary_size
 from headway.errors import HeadwayError
@@ -86,7 +86,8 @@ def build_text(
     document (and, for 'bpe', the different words).
 
     Arguments are those of `read_documents`, `load_tokenizer` and `encode_parts`, and so are the
-    errors; a folder may have up to the share `max_skipped` of broken files.
+    errors; a folder may have up to the share `max_skipped` of broken files. Files without text
+    are listed with them and do not count: nothing is lost with them.
     """
     encoder = None
     if tokenizer == "bpe":
@@ -104,7 +105,8 @@ def build_text(
                 with _begun(encoder, waiting, workers) as begin:
                     read = _read(source, max_characters, skips, waiting, begin, report)
                 held = _whole(read, waiting)
-        require_few(held.skipped, held.files, max_skipped)
+        broken = [item for item in held.skipped if item.reason != BLANK]
+        require_few(broken, held.files, max_skipped)
         encoder = encoder or _trained(held, vocab_size, waiting, report)
         eot, size = end_of_text(encoder), vocabulary_size(encoder)
         parts = [TextPart(stretch, encoder, eot, size) for stretch in held.stretches]
