@@ -29,8 +29,8 @@ class CompareSettings:
     arms: tuple[str, ...] = DEMO_ARMS
     """Presets joined by '+', or one path to a JSON file {"arm name": [mechanism, ...]}."""
     text: str | None = None
-    """File, folder, .jsonl[.xz|.gz|.zst] with a "text" field, hf:NAME, or a folder that `headway
-    corpus build` wrote; else Python's sources."""
+    """File, folder, .zip, .jsonl[.xz|.gz|.zst] with a "text" field, hf:NAME, or a folder that
+    `headway corpus build` wrote; else Python's sources."""
     tokenizer: str = "bpe"
     """'bpe' (byte-level, from the training split), 'bytes', 'characters' (text8's 27), or the path
     of a tokenizer.json."""
@@ -94,8 +94,8 @@ class RetrofitSettings:
     train: Literal["all", "mechanism", "lora"] = "all"
     """All weights, the mechanisms alone, or low-rank adapters (needs peft) with the mechanisms."""
     text: str | None = None
-    """File, folder, .jsonl[.xz|.gz|.zst] with a "text" field, hf:NAME, or a folder that `headway
-    corpus build` wrote; else Python's sources."""
+    """File, folder, .zip, .jsonl[.xz|.gz|.zst] with a "text" field, hf:NAME, or a folder that
+    `headway corpus build` wrote; else Python's sources."""
     max_characters: int = 8_000_000
     """Read at most this much text (whole documents)."""
     out: Path = Path("runs/retrofit")
@@ -149,8 +149,8 @@ class StudySettings:
     arms: tuple[str, ...] = ()
     """Arms to run (default: all that the study compares)."""
     text: str | None = None
-    """File, folder, .jsonl[.xz|.gz|.zst] with a "text" field, hf:NAME, or a folder that `headway
-    corpus build` wrote; else Python's sources."""
+    """File, folder, .zip, .jsonl[.xz|.gz|.zst] with a "text" field, hf:NAME, or a folder that
+    `headway corpus build` wrote; else Python's sources."""
     out: Path | None = None
     """Folder of the results (default: runs/NAME); a rerun adds what is missing."""
     corpus: Path | None = None
@@ -234,7 +234,7 @@ class SinksSettings:
     model: str
     """Folder or hub id of a decoder or encoder, with mechanisms or without (safetensors only)."""
     text: str | None = None
-    """File, folder, .jsonl[.xz|.gz|.zst] with a "text" field, or hf:NAME; else Python's
+    """File, folder, .zip, .jsonl[.xz|.gz|.zst] with a "text" field, or hf:NAME; else Python's
     documentation."""
     tokens: int = 64
     """Tokens a sample, special ones included; attention received falls as samples grow longer."""
@@ -268,7 +268,8 @@ class StreamSettings:
     model: str
     """Folder or hub id: a plain model, one saved with mechanisms, or one of Headway's own."""
     text: str | None = None
-    """File, folder, .jsonl[.xz|.gz|.zst] with a "text" field, or hf:NAME; else Python's sources."""
+    """File, folder, .zip, .jsonl[.xz|.gz|.zst] with a "text" field, or hf:NAME; else Python's
+    sources."""
     tokens: int = 10_752
     """Tokens of the text to read; more than are held."""
     window: int = 512

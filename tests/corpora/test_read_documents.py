@@ -7,6 +7,7 @@ import json
 import lzma
 import os
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -316,3 +317,56 @@ def test_wikipedia() -> None:
     documents = read_documents(path, 1_000_000)
     assert 900_000 < sum(map(len, documents)) <= 1_000_000
     assert all(len(document) >= 1_000 for document in documents)
+
+
+def archive(path: Path, members: dict[str, bytes]) -> str:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
+        for name, data in members.items():
+            made.writestr(name, data)
+    return str(path)
+
+
+def test_members_of_an_archive_are_read_as_files_of_a_folder(tmp_path: Path) -> None:
+    members = {
+        f"{number}/text{suffix}{compression}": compress(data)
+        for number, (compression, compress) in enumerate(COMPRESS.items())
+        for suffix, data in ((".txt", b"plain text\n" * 900), (".jsonl", json_lines(TEXTS)))
+    } | {"notes.mid": b"MThd\0\0", ".hidden.txt": b"hidden", "__MACOSX/0/text.txt": b"\0\1"}
+    for name, data in members.items():
+        if not name.startswith("__MACOSX"):
+            written(tmp_path / "folder", name, data)
+    expected = read_documents(str(tmp_path / "folder"), MANY)
+    assert len(expected) > 4 * (1 + len(TEXTS))
+    assert read_documents(archive(tmp_path / "a.ZIP", members), MANY) == expected
+
+
+def test_a_single_member_is_read_whatever_its_name(tmp_path: Path) -> None:
+    source = archive(tmp_path / "text8.zip", {"text8": b" anarchism originated as a term"})
+    assert read_documents(source, MANY) == [" anarchism originated as a term"]
+
+
+def test_hostile_members_are_told_and_nothing_is_unpacked(tmp_path: Path) -> None:
+    members = {"good.txt": b"good", "../../escape.txt": b"out", "bomb.txt": b"a" * (1 << 21)}
+    (tmp_path / "in").mkdir()
+    source = archive(tmp_path / "in" / "a.zip", members)
+    said: dict[str, str | None] = {}
+    documents = read_documents(source, MANY, lambda path, reason: said.update({path: reason}))
+    assert documents == ["good"]
+    assert said.pop(f"{source}/good.txt") is None
+    assert "leads out" in str(said.pop(f"{source}/../../escape.txt"))
+    assert "200-fold" in str(said.pop(f"{source}/bomb.txt"))
+    assert not said
+    assert [path.name for path in tmp_path.rglob("*")] == ["in", "a.zip"]
+    assert "leads out" in refusal(source)
+
+
+def test_archives_that_hold_no_text_or_are_damaged_are_refused(tmp_path: Path) -> None:
+    two = archive(tmp_path / "two.zip", {"a.mid": b"a", "b.mid": b"b"})
+    assert "is an archive without text" in refusal(two)
+    (tmp_path / "broken.zip").write_bytes(b"PK\3\4" + bytes(40))
+    assert "cannot be read as an archive" in refusal(str(tmp_path / "broken.zip"))
+    whole = archive(tmp_path / "whole.zip", {"a.txt": os.urandom(50_000).hex().encode()})
+    data = bytearray(Path(whole).read_bytes())
+    data[2_000] ^= 0xFF
+    Path(whole).write_bytes(data)
+    assert "whole.zip/a.txt' is damaged or cut short" in refusal(whole)

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 
-from headway.corpora.streams import COMPRESSIONS, read_lines, read_text
+from headway.corpora.streams import COMPRESSIONS, Place, read_lines, read_text
 from headway.errors import HeadwayError
 
 TEXT_SUFFIXES = (".txt", ".md", ".py", ".rst", ".jsonl")
@@ -15,10 +15,10 @@ _SHORTEST, _LONGEST = 4_000, 8_000  # characters of a piece of plain text
 _CUTS = (re.compile(r"\n[ \t\r]*\n"), re.compile(r"\n"), re.compile(r"\s"))
 
 
-def file_documents(path: str) -> Iterator[str]:
+def file_documents(place: Place) -> Iterator[str]:
     """Yield the documents of one file: JSON lines for .jsonl (also compressed), else plain text."""
-    reader = _json_documents if bare_suffix(path) == ".jsonl" else _plain_documents
-    yield from reader(path)
+    reader = _json_documents if bare_suffix(str(place)) == ".jsonl" else _plain_documents
+    yield from reader(place)
 
 
 def bare_suffix(path: str) -> str:
@@ -57,12 +57,12 @@ def text_of(row: object, where: str) -> str:
     return text
 
 
-def _json_documents(path: str) -> Iterator[str]:
+def _json_documents(place: Place) -> Iterator[str]:
     """Yield the `text` of every line that is not blank."""
-    for number, line in enumerate(read_lines(path), 1):
+    for number, line in enumerate(read_lines(place), 1):
         if not line.strip():
             continue
-        where = f"line {number} of {path!r}"
+        where = f"line {number} of {str(place)!r}"
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -72,10 +72,10 @@ def _json_documents(path: str) -> Iterator[str]:
         yield text_of(row, where)
 
 
-def _plain_documents(path: str) -> Iterator[str]:
+def _plain_documents(place: Place) -> Iterator[str]:
     """Yield pieces of about 4,000 characters, which joined are the text."""
     buffer = ""
-    for text in read_text(path):
+    for text in read_text(place):
         buffer += text
         start = 0
         while len(buffer) - start >= _LONGEST:

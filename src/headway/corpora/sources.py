@@ -7,9 +7,11 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from headway.errors import HeadwayError
 
@@ -36,6 +38,26 @@ class RawFile:
     """Changes when the content does: time of modification, or checksum in the archive."""
     refused: str = ""
     """Why it must not be read, where a look at the archive's table told."""
+
+    def __str__(self) -> str:
+        """Where it is; a member of an archive as if that were a folder."""
+        return f"{self.path}/{self.name}" if self.archived else str(self.path)
+
+    @contextmanager
+    def opened(self) -> Iterator[IO[bytes]]:
+        """Its bytes as a stream, of a member as many as the archive's table says.
+
+        BadFile when it must not be read; what goes wrong while it is read is the library's own.
+        """
+        if self.refused:
+            raise BadFile(self.refused)
+        if not self.archived:
+            with open(self.path, "rb") as file:
+                yield file
+            return
+        archive = _opened(self.path, self.path.stat().st_mtime_ns)
+        with archive.open(self.name) as member:
+            yield member
 
     def read(self, most: int) -> bytes:
         """The content; BadFile when it is empty, larger than `most` bytes, or unreadable."""

@@ -1,4 +1,4 @@
-"""A file on disk, compressed or not, as a stream of checked UTF-8 text of bounded memory."""
+"""A file, compressed or not, as a stream of checked UTF-8 text of bounded memory."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import codecs
 import gzip
 import io
 import lzma
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
+from typing import IO
 
 from headway.corpora.optional import optional_package
+from headway.corpora.sources import BadFile, RawFile
 from headway.errors import HeadwayError
 
+Place = str | RawFile
+"""A file: its path on disk, or a member of an archive."""
 COMPRESSIONS = (".xz", ".gz", ".zst")
 
 _BLOCK = 1 << 16  # bytes of text taken from a file at a time
@@ -21,30 +26,30 @@ _ZST_BLOCK = 1 << 7  # compressed bytes handed to zstd at a time; they can grow 
 _ZST_WINDOW = 1 << 31  # what `zstd --long=31` needs
 
 
-def read_text(path: str) -> Iterator[str]:
-    """Yield the text of the file at `path` piece by piece; .xz, .gz and .zst are decompressed.
+def read_text(place: Place) -> Iterator[str]:
+    """Yield the text of the file at `place` piece by piece; .xz, .gz and .zst are decompressed.
 
     A leading byte order mark is dropped; otherwise the pieces joined are the text.
 
     Raises HeadwayError when the file is missing, unreadable, damaged or cut short, or when its
     bytes are not plain UTF-8 (a NUL byte, an invalid sequence); the byte offset is named.
     """
-    held, offset = b"", 0
+    held, offset, path = b"", 0, str(place)
     with told_errors(path):
-        for block in chain(_blocks(path), (None,)):
+        for block in chain(_blocks(place), (None,)):
             data = held + (block or b"")
             text, used = _decode(path, data, offset, final=block is None)
             yield text.removeprefix("\ufeff") if offset == 0 else text
             held, offset = data[used:], offset + used
 
 
-def read_lines(path: str) -> Iterator[str]:
-    r"""Yield the lines of the file at `path`, cut at \n alone and without it.
+def read_lines(place: Place) -> Iterator[str]:
+    r"""Yield the lines of the file at `place`, cut at \n alone and without it.
 
     Errors as `read_text`.
     """
     held: list[str] = []
-    for text in read_text(path):
+    for text in read_text(place):
         first, *others = text.split("\n")
         held.append(first)
         for line in others:
@@ -67,8 +72,15 @@ def told_errors(path: str) -> Iterator[None]:
             f"text: {path!r} may not be read (permission denied); give read permission or name "
             f"another file"
         ) from error
-    except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
+    except (
+        EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile,
+        NotImplementedError,
+    ) as error:  # fmt: skip
         raise _damaged(path, error) from error
+    except BadFile as error:
+        raise HeadwayError(
+            f"text: {path!r} is not read ({error}); a plain member of an archive is accepted"
+        ) from error
     except OSError as error:
         raise HeadwayError(
             f"text: {path!r} cannot be read ({error.strerror or error}); name a readable file"
@@ -78,46 +90,47 @@ def told_errors(path: str) -> Iterator[None]:
 def _damaged(path: str, error: Exception) -> HeadwayError:
     return HeadwayError(
         f"text: {path!r} is damaged or cut short ({error}); a complete "
-        f".xz, .gz or .zst file is accepted"
+        f".xz, .gz, .zst or .zip file is accepted"
     )
 
 
-def _blocks(path: str) -> Iterator[bytes]:
+def _blocks(place: Place) -> Iterator[bytes]:
     """Yield the decompressed bytes of a file."""
-    if path.lower().endswith(".zst"):
-        yield from _zst_blocks(path)
-        return
-    with _open(path) as file:
-        while block := file.read(_BLOCK):
-            yield block
+    path = str(place)
+    with open(place, "rb") if isinstance(place, str) else place.opened() as raw:
+        if path.lower().endswith(".zst"):
+            yield from _zst_blocks(raw, path)
+            return
+        with _decompressed(raw, path) as file:
+            while block := file.read(_BLOCK):
+                yield block
 
 
-def _open(path: str) -> io.BufferedIOBase:
-    """Open a file to read its bytes, those of .xz and .gz decompressed."""
+def _decompressed(raw: IO[bytes], path: str) -> IO[bytes] | io.BufferedIOBase:
+    """The bytes of a file, those of .xz and .gz decompressed."""
     if path.lower().endswith(".xz"):
-        return lzma.open(path, "rb")
+        return lzma.open(raw, "rb")
     if path.lower().endswith(".gz"):
-        return gzip.open(path, "rb")
-    return open(path, "rb")
+        return gzip.open(raw, "rb")
+    return raw
 
 
-def _zst_blocks(path: str) -> Iterator[bytes]:
+def _zst_blocks(file: IO[bytes], path: str) -> Iterator[bytes]:
     """Yield the decompressed bytes of a .zst file of one or more frames."""
     zstandard = optional_package("zstandard", f"text: {path!r}")
     context = zstandard.ZstdDecompressor(max_window_size=_ZST_WINDOW)
     frame = None
-    with open(path, "rb") as file:
-        while data := file.read(_ZST_BLOCK):
-            while data:
-                frame = frame or context.decompressobj()
-                try:
-                    yield frame.decompress(data)
-                except zstandard.ZstdError as error:
-                    raise _damaged(path, error) from error
-                data = frame.unused_data
-                frame = None if frame.eof else frame
-        if frame is not None or file.tell() == 0:
-            raise EOFError("the last zstd frame has no end")
+    while data := file.read(_ZST_BLOCK):
+        while data:
+            frame = frame or context.decompressobj()
+            try:
+                yield frame.decompress(data)
+            except zstandard.ZstdError as error:
+                raise _damaged(path, error) from error
+            data = frame.unused_data
+            frame = None if frame.eof else frame
+    if frame is not None or file.tell() == 0:
+        raise EOFError("the last zstd frame has no end")
 
 
 def _decode(path: str, data: bytes, offset: int, *, final: bool) -> tuple[str, int]:

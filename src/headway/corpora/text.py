@@ -6,12 +6,14 @@ import hashlib
 import os
 import sysconfig
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
+from pathlib import Path
 
 from headway.corpora.formats import TEXT_SUFFIXES, bare_suffix, file_documents, text_of
 from headway.corpora.optional import optional_package
-from headway.corpora.streams import read_text, told_errors
+from headway.corpora.sources import RawFile, raw_files
+from headway.corpora.streams import Place, read_text, told_errors
 from headway.errors import HeadwayError
 
 FileRead = Callable[[str, str | None], None]
@@ -42,10 +44,11 @@ def read_documents(
     a folder        all .txt, .md, .py, .rst and .jsonl files below it, sorted by path, each read as
                     above; hidden files and folders, links to folders, and links to files outside
                     the folder are left out
+    *.zip           its members as those of a folder, in memory; the only one, whatever its name
     hf:NAME         `text` of the train split of that data set, streamed from the Hugging Face hub
 
-    Each file of a folder that was read is told to `told`, if there is one, with the reason why it
-    had to be left out or None; without it, such a file is an error.
+    Each file of a folder or an archive that was read is told to `told`, if there is one, with the
+    reason why it had to be left out or None; without it, such a file is an error.
 
     Files may end in .xz, .gz or .zst besides. Blank documents are left out. Memory is bounded by
     the documents that are returned and the longest one, however large the file.
@@ -124,20 +127,23 @@ def _documents(source: str | None, told: FileRead | None) -> Iterator[str]:
     if on_hub(source):
         return _hub_documents(source.removeprefix(_HUB))
     if os.path.isdir(source):
-        return _folder_documents(source, told)
+        return _documents_of(_folder_files(source), told)
+    if os.path.isfile(source) and source.lower().endswith(".zip"):
+        return _documents_of(_archive_files(source), told)
     return file_documents(source)
 
 
-def _folder_documents(folder: str, told: FileRead | None) -> Iterator[str]:
-    for path in _folder_files(folder):
+def _documents_of(files: Sequence[Place], told: FileRead | None) -> Iterator[str]:
+    for file in files:
         if told is None:
-            yield from file_documents(path)
+            yield from file_documents(file)
             continue
+        path = str(file)
         try:
             # A file that is broken somewhere is left out whole, so it is read to its end before
             # anything of it is taken: into memory, or twice where it is large.
-            small = os.path.getsize(path) <= _HELD
-            documents: Iterable[str] = list(file_documents(path)) if small else _checked(path)
+            small = (file.size if isinstance(file, RawFile) else os.path.getsize(path)) <= _HELD
+            documents: Iterable[str] = list(file_documents(file)) if small else _checked(file)
         except HeadwayError as error:
             told(path, str(error))
         else:
@@ -148,9 +154,9 @@ def _folder_documents(folder: str, told: FileRead | None) -> Iterator[str]:
             told(path, None if filled else BLANK)
 
 
-def _checked(path: str) -> Iterator[str]:
-    deque(file_documents(path), maxlen=0)
-    return file_documents(path)
+def _checked(file: Place) -> Iterator[str]:
+    deque(file_documents(file), maxlen=0)
+    return file_documents(file)
 
 
 def _python_documents() -> Iterator[str]:
@@ -180,6 +186,28 @@ def _folder_files(folder: str) -> list[str]:
             f"{', '.join(TEXT_SUFFIXES)} (also .xz, .gz, .zst) are accepted"
         )
     return paths
+
+
+def _archive_files(archive: str) -> list[RawFile]:
+    """The members of an archive that may hold text; HeadwayError when there is none."""
+    members = [
+        file
+        for file in raw_files(Path(archive), ("",))
+        if not any(_hidden(part) for part in file.name.split("/"))
+    ]
+    texts = [file for file in members if bare_suffix(file.name) in TEXT_SUFFIXES]
+    if not texts and len(members) == 1:
+        return members
+    if not texts:
+        raise HeadwayError(
+            f"text={archive!r} is an archive without text; members ending in "
+            f"{', '.join(TEXT_SUFFIXES)} (also .xz, .gz, .zst) are accepted, or a single one"
+        )
+    return texts
+
+
+def _hidden(part: str) -> bool:
+    return part == "__MACOSX" or (part.startswith(".") and part not in (".", ".."))
 
 
 def _walk(folder: str, without: frozenset[str]) -> list[str]:
