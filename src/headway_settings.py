@@ -29,8 +29,8 @@ class CompareSettings:
     arms: tuple[str, ...] = DEMO_ARMS
     """Presets joined by '+', or one path to a JSON file {"arm name": [mechanism, ...]}."""
     text: str | None = None
-    """File, folder, .zip, .jsonl[.xz|.gz|.zst] with a "text" field, hf:NAME, or a folder that
-    `headway corpus build` wrote; else Python's sources."""
+    """File, folder or .zip of text, MIDI or sound; .jsonl[.xz|.gz|.zst] with a "text" field;
+    hf:NAME; or a folder that `headway corpus build` wrote; else Python's sources."""
     tokenizer: str = "bpe"
     """'bpe' (byte-level, from the training split), 'bytes', 'characters' (text8's 27), or the path
     of a tokenizer.json."""
@@ -149,8 +149,8 @@ class StudySettings:
     arms: tuple[str, ...] = ()
     """Arms to run (default: all that the study compares)."""
     text: str | None = None
-    """File, folder, .zip, .jsonl[.xz|.gz|.zst] with a "text" field, hf:NAME, or a folder that
-    `headway corpus build` wrote; else Python's sources."""
+    """File, folder or .zip of text, MIDI or sound; .jsonl[.xz|.gz|.zst] with a "text" field;
+    hf:NAME; or a folder that `headway corpus build` wrote; else Python's sources."""
     out: Path | None = None
     """Folder of the results (default: runs/NAME); a rerun adds what is missing."""
     corpus: Path | None = None

@@ -34,8 +34,8 @@ class TrainSettings:
     """Folder of the run; the same command with the same folder continues it."""
 
     text: str | None = None
-    """File, folder, .zip, .jsonl[.xz|.gz|.zst] with a "text" field, or hf:NAME; else Python's
-    sources."""
+    """File, folder or .zip of text, MIDI or sound; .jsonl[.xz|.gz|.zst] with a "text" field; or
+    hf:NAME; else Python's sources."""
     tokenizer: str | None = None
     """'bpe' (byte-level, from the training split; the default), 'bytes', 'characters', or the path
     of a tokenizer.json; with --model its own."""

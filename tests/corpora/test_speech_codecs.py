@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from transformers import EncodecConfig, EncodecModel
 
 from headway.corpora import TokenCorpus
-from headway.corpora.audio import SUFFIXES, read_audio, wave
+from headway.corpora.audio import read_audio, wave
 from headway.corpora.build import build
 from headway.corpora.codecs import MuLaw
 from headway.corpora.encodec import Encodec
 from headway.corpora.kept_frames import KeptFrames
+from headway.corpora.kinds import SUFFIXES
 from headway.corpora.mel import MelQuantiser, fit_centres, griffin_lim, log_mel
 from headway.corpora.render import render
 from headway.corpora.sources import BadFile, raw_files
@@ -313,7 +314,7 @@ def test_sound_is_decoded_once_and_workers_change_nothing(
 
 def test_kept_frames_that_were_torn_are_computed_again(recordings: Path, tmp_path: Path) -> None:
     kept = KeptFrames(tmp_path, RATE)
-    file, *_ = raw_files(recordings, SUFFIXES)
+    file, *_ = raw_files(recordings, SUFFIXES["speech"])
     frames, seconds = kept.keep(file)
     (path,) = tmp_path.iterdir()
     assert kept.of(file)[1] == seconds

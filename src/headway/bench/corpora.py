@@ -24,9 +24,10 @@ import numpy as np
 
 from headway.bench.results import Line
 from headway.bench.rounds import ratio, time_in_turns
-from headway.corpora.audio import MOST_BYTES, SUFFIXES, read_audio
+from headway.corpora.audio import MOST_BYTES, read_audio
 from headway.corpora.batches import Windows
 from headway.corpora.build import build
+from headway.corpora.kinds import SUFFIXES
 from headway.corpora.midi import midi_of_notes
 from headway.corpora.optional import optional_package
 from headway.corpora.performance import Notes
@@ -190,7 +191,7 @@ def _speech(extent: Extent, data: Path | None, folder: Path) -> Iterator[Line]:
     settings = CorpusBuildSettings(
         kind="speech", path=str(path), out=out, codes=extent.codes, sample_rate=RATE, workers=CORES
     )
-    rebuild, files = _rebuilt(settings), raw_files(path, SUFFIXES)
+    rebuild, files = _rebuilt(settings), raw_files(path, SUFFIXES["speech"])
     used: list[float] = []
 
     def measured() -> None:

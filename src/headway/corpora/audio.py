@@ -13,7 +13,6 @@ from headway.corpora.sources import BadFile
 
 Samples = np.ndarray[Any, np.dtype[np.floating[Any]]]
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 MOST_BYTES = 1 << 30
 _MOST_SAMPLES = 1 << 28  # of all channels: 1.5 hours at 48 kHz
 _RATES = (8_000, 192_000)

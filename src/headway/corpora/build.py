@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from headway.corpora.audio import SUFFIXES as SPEECH_SUFFIXES
 from headway.corpora.codecs import MuLaw
 from headway.corpora.encodec import Encodec
 from headway.corpora.groups import group_names, split_groups
 from headway.corpora.kept_frames import KeptFrames
+from headway.corpora.kinds import SUFFIXES
 from headway.corpora.mel import one_thread
-from headway.corpora.music import SUFFIXES as MUSIC_SUFFIXES
 from headway.corpora.music import MusicEncoder
 from headway.corpora.parts import Report
 from headway.corpora.recordings import Encoder, encode_recordings
@@ -60,13 +59,13 @@ def build(settings: CorpusBuildSettings, report: Report) -> TokenCorpus:
 
 def _build_music(settings: CorpusBuildSettings, report: Report) -> None:
     encoder = MusicEncoder(settings.transpose, settings.tempos)
-    files = raw_files(Path(settings.path), MUSIC_SUFFIXES)
+    files = raw_files(Path(settings.path), SUFFIXES["music"])
     groups = group_names(files, settings.group_by or "folder", settings.groups)
     _encode(settings, encoder, split_groups(groups), report, {})
 
 
 def _build_speech(settings: CorpusBuildSettings, report: Report) -> None:
-    files = raw_files(Path(settings.path), SPEECH_SUFFIXES)
+    files = raw_files(Path(settings.path), SUFFIXES["speech"])
     splits = split_groups(group_names(files, settings.group_by or "file", settings.groups))
     match settings.codec:
         case "mel":

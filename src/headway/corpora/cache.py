@@ -1,4 +1,4 @@
-"""Text as a corpus: one that was built already, or raw text, which is built once and kept."""
+"""A source as a corpus: one that was built already, or raw files, which are built once and kept."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from headway.corpora.build import build
+from headway.corpora.kinds import Kind, kind_of
 from headway.corpora.optional import optional_package
 from headway.corpora.progress import silent
 from headway.corpora.text import on_hub, source_digest
@@ -18,6 +20,7 @@ from headway.corpora.text_build import build_text
 from headway.corpora.tokenizer import load_tokenizer
 from headway.corpora.tokens import TokenCorpus, build_corpus, is_corpus, source_name
 from headway.errors import HeadwayError
+from headway_settings import CorpusBuildSettings
 
 CACHE = "HEADWAY_CACHE"
 """Environment variable: the folder of what is built once; empty to keep nothing."""
@@ -32,38 +35,67 @@ def text_corpus(
 
     A built corpus is taken whole. Raw text becomes the corpus that `build_corpus` makes; it is
     built once into the cache and found there by its content and the arguments, but for a data set
-    of the hub, whose content cannot be known before it is read.
+    of the hub, whose content cannot be known before it is read. Raw music and speech become what
+    `headway corpus build` makes of them without further options, symbols of their own included.
 
     Arguments and errors as `build_corpus`; a built corpus of another tokenizer, or another size of
-    a vocabulary than was asked for, raises HeadwayError too.
+    a vocabulary than was asked for, raises HeadwayError too, and so does a tokenizer for music and
+    speech.
     """
     if source is not None and is_corpus(Path(source)):
         corpus = TokenCorpus.load(source)
         _require_tokenizer(source, corpus, tokenizer, vocab_size)
         return _named(corpus, source)
+    if source is not None and not on_hub(source) and (kind := kind_of(source)) != "text":
+        return _recorded(source, kind, tokenizer)
     if tokenizer == "bpe":
         identity = f"bpe {vocab_size}"
     else:
         identity = load_tokenizer(tokenizer, (), vocab_size).to_str()
 
-    def build(folder: Path) -> None:
-        build_text(source, tokenizer, vocab_size, max_characters, folder, None, 0.0, silent)
-
-    made = built_once(source, ["corpus", identity, max_characters], build)
+    made = built_once(
+        source,
+        ["corpus", identity, max_characters],
+        lambda folder: build_text(
+            source, tokenizer, vocab_size, max_characters, folder, None, 0.0, silent
+        ),
+    )
     if made is None:
         return build_corpus(source, tokenizer, vocab_size, max_characters)
     return _named(made, source)
 
 
+def _recorded(source: str, kind: Kind, tokenizer: str) -> TokenCorpus:
+    """Raw music or speech as a corpus."""
+    if tokenizer != "bpe":
+        raise HeadwayError(
+            f"tokenizer={tokenizer!r}: {source!r} holds {kind}, which has symbols of its own; "
+            f"accepted is to leave the setting out"
+        )
+    made = built_once(
+        source,
+        [kind],
+        lambda out: build(CorpusBuildSettings(kind=kind, path=source, out=out), silent),
+        kind,
+    )
+    if made is None:
+        raise HeadwayError(
+            f"{CACHE}: it is empty, so nothing is kept, and {source!r} holds {kind}; accepted is a "
+            f"folder in {CACHE}, or what `headway corpus build {kind}` makes of it"
+        )
+    return _named(made, source)
+
+
 def built_once(
-    source: str | None, identity: Any, build: Callable[[Path], None]
+    source: str | None, identity: Any, write: Callable[[Path], object], kind: Kind = "text"
 ) -> TokenCorpus | None:
-    """The corpus of raw text in the cache, built there by whoever comes first; others wait for it.
+    """The corpus of raw files in the cache, built there by whoever comes first; others wait for it.
 
     Args:
-        source: of the text, as in `headway.corpora.read_documents`.
+        source: of the files, as in `headway.corpora.read_documents`.
         identity: all else that its tokens depend on, as JSON holds it.
-        build: writes the corpus as a new folder.
+        write: writes the corpus as a new folder.
+        kind: of the files.
 
     Returns:
         None where nothing is kept: a data set of the hub, or an empty `HEADWAY_CACHE`.
@@ -74,7 +106,7 @@ def built_once(
     cache = cache_folder()
     if cache is None or on_hub(source):
         return None
-    plan = json.dumps([_FORM, source_digest(source), identity])
+    plan = json.dumps([_FORM, source_digest(source, kind), identity])
     folder = cache / "corpora" / hashlib.sha256(plan.encode()).hexdigest()[:32]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +119,7 @@ def built_once(
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
-            build(folder)
+            write(folder)
     return TokenCorpus.load(folder)
 
 

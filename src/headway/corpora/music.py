@@ -13,8 +13,6 @@ from headway.corpora.sources import RawFile
 from headway.corpora.tokens import Integers
 from headway.errors import HeadwayError
 
-SUFFIXES = (".mid", ".midi")
-
 
 @dataclass(frozen=True)
 class MusicEncoder:

@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from headway.corpora.formats import TEXT_SUFFIXES, bare_suffix, file_documents, text_of
+from headway.corpora.kinds import SUFFIXES, Kind
 from headway.corpora.optional import optional_package
 from headway.corpora.sources import RawFile, raw_files
 from headway.corpora.streams import Place, read_text, told_errors
@@ -80,15 +81,20 @@ def stream_documents(
     yield from _until(chain((first,), stream), max_characters)
 
 
-def source_digest(source: str | None) -> str:
-    """What the content of `source` is known by: a sha256 of its files, or of the data set's name.
+def source_digest(source: str | None, kind: Kind = "text") -> str:
+    """What the content of `source` is known by: a sha256 of its files of a kind, or of the data
+    set's name.
 
     Raises HeadwayError for a source that is missing or unreadable.
     """
     digest = hashlib.sha256()
     if source is not None and on_hub(source):
         return hashlib.sha256(source.encode()).hexdigest()
-    inside, paths = _files_of(source)
+    if source is None or kind == "text":
+        inside, paths = _files_of(source)
+    else:
+        inside = source if os.path.isdir(source) else os.path.dirname(source)
+        paths = sorted({str(file.path) for file in raw_files(Path(source), SUFFIXES[kind])})
     for path in paths:
         digest.update(f"{os.path.relpath(path, inside)}\0".encode())
         with told_errors(path), open(path, "rb") as file:

@@ -87,6 +87,8 @@ class TokenCorpus:
     eot: int
     tokenizer_json: str
     description: CorpusDescription
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """By name, what turns tokens back into sound and stands beside them."""
 
     def save(self, folder: str | Path) -> None:
         """Write the corpus as a new `folder`: all of it appears at once, or nothing.
@@ -101,6 +103,7 @@ class TokenCorpus:
             self.eot,
             self.tokenizer_json,
             self.description,
+            self.files,
         )
 
     @classmethod
@@ -116,8 +119,11 @@ class TokenCorpus:
         tokenizer = read_file(folder / _TOKENIZER)
         if hashlib.sha256(tokenizer).hexdigest() != manifest["tokenizer_sha256"]:
             raise damaged(folder / _TOKENIZER)
+        arrays = {split: _load_split(folder, split, splits[split].sha256) for split in SPLITS}
         return cls(
-            **{split: _load_split(folder, split, splits[split].sha256) for split in SPLITS},
+            train=arrays["train"],
+            validation=arrays["validation"],
+            test=arrays["test"],
             vocab_size=manifest["vocab_size"],
             eot=manifest["eot"],
             tokenizer_json=tokenizer.decode(),
@@ -130,6 +136,7 @@ class TokenCorpus:
                 code=description.get("code", {}),
                 skipped=tuple(Skipped(**skipped) for skipped in description.get("skipped", ())),
             ),
+            files={path.name: read_file(path) for path in sorted(folder.glob("*.safetensors"))},
         )
 
 
@@ -193,7 +200,9 @@ def build_corpus(
         split: _describe(splits[split], tokens[split]) for split in SPLITS
     }
     return TokenCorpus(
-        **tokens,
+        train=tokens["train"],
+        validation=tokens["validation"],
+        test=tokens["test"],
         vocab_size=size,
         eot=eot,
         tokenizer_json=encoder.to_str(),

@@ -48,7 +48,9 @@ def encode_corpus(
     }
     backend = getattr(tokenizer, "backend_tokenizer", None)
     return TokenCorpus(
-        **tokens,
+        train=tokens["train"],
+        validation=tokens["validation"],
+        test=tokens["test"],
         vocab_size=vocab_size,
         eot=eot,
         tokenizer_json="" if backend is None else backend.to_str(),
