@@ -1,6 +1,7 @@
 """The ledger of claims: from files of results alone, every verdict computed.
 
-`python -m headway.studies.ledger docs/results` writes `docs/LEDGER.md`.
+`python -m headway.studies.ledger docs/results` writes `docs/LEDGER.md`, and what the pages in
+`docs/mechanisms` say of claims.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from headway.report.tables import escaped, markdown_table
 from headway.report.words import probability
 from headway.studies.claim_page import told
 from headway.studies.claims import Finding, Result, Results, Study, findings
+from headway.studies.mechanism_pages import filled
 from headway.studies.run_files import read_runs
 
 NAME = "LEDGER.md"
+PAGES = "mechanisms"
+"""Folder of pages beside the results."""
 SMALL = "small"
 """Folder of a study's small runs, beside larger ones that are not all there."""
 INTRODUCTION = """\
@@ -167,7 +171,7 @@ def _dates(results: Iterable[Result]) -> str:
 
 
 def main(paths: list[str]) -> int:
-    """Write the ledger beside a folder of results; the exit code."""
+    """Write the ledger beside a folder of results, and claims into pages there; the exit code."""
     from headway.studies.catalogue import CLAIM_STUDIES
 
     try:
@@ -176,11 +180,15 @@ def main(paths: list[str]) -> int:
                 f"results: {' '.join(paths) or 'nothing'!r} is not accepted; accepted is one folder"
             )
         folder = Path(paths[0])
-        written = write_atomically(folder.parent / NAME, ledger(folder, CLAIM_STUDIES))
+        written = [write_atomically(folder.parent / NAME, ledger(folder, CLAIM_STUDIES))]
+        for path in sorted((folder.parent / PAGES).glob("*.md")):
+            page = path.read_text(encoding="utf-8")
+            if (new := filled(page, folder, CLAIM_STUDIES)) != page:
+                written.append(write_atomically(path, new))
     except HeadwayError as refusal:
         print(refusal, file=sys.stderr)
         return 2
-    print(written)
+    print("\n".join(map(str, written)))
     return 0
 
 
