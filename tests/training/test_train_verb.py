@@ -4,6 +4,7 @@ import dataclasses
 import json
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,6 +16,8 @@ import headway
 import headway_cli
 from command_processes import call
 from headway import HeadwayConfig, HeadwayForCausalLM, KVShift, SelectiveAttention
+from headway.corpora.midi import midi_of_notes
+from headway.corpora.performance import Notes
 from headway.corpora.tokens import build_corpus
 from headway.training import train_checks
 from headway.training.optimisation import adamw
@@ -170,6 +173,25 @@ def test_a_corpus_that_does_not_fit(tmp_path, text, trained, capsys):
     changes = {"model": trained / "model", "mechanisms": "vanilla", **fields}
     assert run(tmp_path / "b", None, **changes) == 2
     assert "was built with another tokenizer than that of" in capsys.readouterr().err
+
+
+def test_raw_music_is_trained_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HEADWAY_CACHE", str(tmp_path / "cache"))
+    for number in range(20):
+        start = np.arange(60) / 8 + number / 100
+        notes = Notes(start, start + 0.1, 40 + (np.arange(60) + number) % 40, np.full(60, 64))
+        (tmp_path / f"piano/{number}").mkdir(parents=True)
+        (tmp_path / f"piano/{number}/piece.mid").write_bytes(midi_of_notes(notes))
+    fields = {"tokenizer": None, "steps": 3, "validation_tokens": 64}
+    out = tmp_path / "run"
+    assert run(out, tmp_path / "piano", vocab_size=400, **fields) == 0
+    assert AutoModelForCausalLM.from_pretrained(out / "model").config.vocab_size == 400
+    (sample, *_) = [x["sample"] for x in records(out) if "sample" in x]
+    assert {name.rpartition("_")[0] for name in sample.split()} <= {
+        "NOTE_ON", "NOTE_OFF", "TIME_SHIFT", "VELOCITY"
+    }  # fmt: skip
+    assert run(tmp_path / "small", tmp_path / "piano", vocab_size=100, **fields) == 2
+    assert "vocab_size: 100 is smaller than the ids" in capsys.readouterr().err
 
 
 def test_other_settings_in_the_same_folder(trained, text, tmp_path, capsys):

@@ -150,7 +150,8 @@ def check_model(settings: TrainSettings) -> None:
 
 def _of_new(settings: TrainSettings) -> Blueprint:
     corpus = _corpus(settings, settings.tokenizer or "bpe")
-    trained_bpe = _built(settings) is None and settings.tokenizer in (None, "bpe")
+    text = corpus.description.kind == "text"
+    trained_bpe = text and _built(settings) is None and settings.tokenizer in (None, "bpe")
     asked = None if trained_bpe else settings.vocab_size
     if asked is not None and asked < corpus.vocab_size:
         raise HeadwayError(
