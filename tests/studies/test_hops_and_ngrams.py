@@ -40,7 +40,7 @@ def made(arms: dict[str, dict[str, Any]]) -> Results:
             measures = {
                 "steps": steps and steps + seed % 5 * 10,
                 "last": {k: v + seed % 3 / 500 for k, v in told.get("last", {}).items()},
-                "score": 0.9, "trained": 1_000, "diverged": False, "curve": [0.5, 0.9],
+                "score": 0.9, "trained": 1_000, "diverged": False, "curve": [[10, 0.5], [20, 0.9]],
             }  # fmt: skip
             run = Run(arm, seed, {"stage": stage, "rate": 0.001})
             found.append(result(run, **measures))

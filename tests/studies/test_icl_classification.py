@@ -270,7 +270,7 @@ def made(size: Any, **steps: tuple[float | None, float | None]) -> Results:
             for seed in range(SEEDS):
                 own = None if count is None else count * (1 + seed / 10) + seed % 3
                 run = run_of(names[arm], seed, rate)
-                found.append(result(run, steps=own, curve=[0.5, 0.96], parameters=7))
+                found.append(result(run, steps=own, curve=[[10, 0.5], [20, 0.96]], parameters=7))
     return Results(size, {}, tuple(found))
 
 

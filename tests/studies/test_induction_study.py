@@ -194,7 +194,9 @@ def test_a_copy_in_company_is_trained_as_alone() -> None:
     for run in runs:
         ((_, alone),) = race.perform([run], settings)
         assert together[run.key]["parameters"] == alone["parameters"]
-        assert together[run.key]["curve"] == pytest.approx(alone["curve"], abs=0.02)
+        steps, scores = zip(*together[run.key]["curve"], strict=True)
+        assert steps == tuple(step for step, _ in alone["curve"]) == (2, 4)
+        assert scores == pytest.approx([score for _, score in alone["curve"]], abs=0.02)
     count = {run.arm: together[run.key]["parameters"] for run in runs}
     assert count["kv-shift"] == count["key-shift"] + 2 == count["plain-1"] + 4
     assert together[runs[0].key] != together[runs[1].key]
@@ -238,7 +240,7 @@ def made(**changed: int | float | None) -> Results:
             measures: dict[str, Any] = {
                 "steps": value * (10 + seed % 7) // 10 + seed % 3 if there else None,
                 "score": 0.995 if there else value + seed % 3 / 100,
-                "trained": 4_000, "diverged": False, "curve": [0.5], "parameters": 1,
+                "trained": 4_000, "diverged": False, "curve": [[50, 0.5]], "parameters": 1,
             }  # fmt: skip
             found.append(result(run_of(arm, seed, stage=stage), **measures))
     return Results("paper", {}, tuple(found))
@@ -282,12 +284,13 @@ def test_each_claim_can_fail(changed: dict[str, Any], number: int, verdict: Verd
 @pytest.mark.parametrize(
     ("curve", "verdict"),
     [
-        ([0.1, 0.5, 0.6, 0.9], Verdict.NOT_TESTABLE),
-        ([0.1, 0.86, 0.88, 0.9], Verdict.NOT_REPRODUCED),
+        ([(10, 0.1), (100, 0.5), (2000, 0.6), (4000, 0.9)], Verdict.NOT_TESTABLE),
+        ([(10, 0.1), (100, 0.5), (2000, 0.86), (4000, 0.9)], Verdict.NOT_REPRODUCED),
+        ([(1000, 0.1), (1950, 0.86), (2050, 0.1), (4000, 0.9)], Verdict.NOT_REPRODUCED),
     ],
 )
 def test_seeds_that_still_learned_do_not_say_that_an_arm_never_gets_there(
-    curve: list[float], verdict: Verdict
+    curve: list[tuple[int, float]], verdict: Verdict
 ) -> None:
     ran = [
         replace(r, measures=dict(r.measures) | {"curve": curve}) if r.run.arm == "plain-2" else r

@@ -25,6 +25,7 @@ from headway.studies.tuning import (
     TUNING,
     Tuning,
     chosen_rate,
+    score_points,
     settled,
     steps_of,
 )
@@ -178,8 +179,8 @@ def test_a_copy_is_told_until_it_is_there_and_training_until_all_are() -> None:
     course = Course(limit=20, every=4, together=2, target=0.39)
     found = follow(ensemble, batches, lambda step: 1.0, look, course)
     assert [copy.steps for copy in found[:3]] == [4, 8, None]
-    assert found[0].curve == [0.4]
-    assert found[1].curve == [0.2, 0.4]
+    assert found[0].curve == [(4, 0.4)]
+    assert found[1].curve == [(4, 0.2), (8, 0.4)]
     torch.testing.assert_close(look()[:3], torch.tensor([0.4, 0.4, 0.0]))  # they stay there
     assert [copy.trained for copy in found[:3]] == [4, 8, 20]
     assert seen == list(range(20))
@@ -188,6 +189,33 @@ def test_a_copy_is_told_until_it_is_there_and_training_until_all_are() -> None:
     seen.clear()
     follow(ensemble, batches, lambda step: 1.0, look, course, lambda copies: True)
     assert seen == [0, 1, 2, 3]
+
+
+@given(st.integers(1, 60), st.integers(1, 5), st.sampled_from([0.0, 0.05, 0.3, 2.0]))
+def test_looks_are_as_near_as_steps_allow(count: int, every: int, apart: float) -> None:
+    course = Course(limit=count * every, every=every, together=1, target=0.5, apart=apart)
+    looks = course.looks()
+    assert looks[0] == every
+    assert looks[-1] == course.limit
+    assert all(step % every == 0 for step in looks)
+    for before, step in pairwise(looks):
+        assert before < step
+        # No nearer than was asked for, but for the last one, and no step farther than that.
+        assert step >= before * (1 + apart) or step == course.limit
+        assert step - every < max(before * (1 + apart), before + 1)
+    if not apart:
+        assert looks == list(range(every, course.limit + 1, every))
+
+
+def test_seeds_with_other_looks_are_drawn_where_they_were_looked_at() -> None:
+    def ran(seed: int, curve: list[list[float]]) -> Result:
+        return result(Run("a", seed, {"stage": TEST, "rate": 0.1}), curve=curve)
+
+    curves = [[[10, 0.2], [20, 0.9]], [[10, 0.1], [30, 0.5], [60, 0.6]], []]
+    found = results(*(ran(seed, curve) for seed, curve in enumerate(curves)))
+    assert sorted(score_points(found, "a", 0.1)) == [
+        (10, 0.1), (10, 0.2), (20, 0.9), (30, 0.5), (30, 0.9), (60, 0.6), (60, 0.9)
+    ]  # fmt: skip
 
 
 def test_the_rate_follows_the_steps() -> None:

@@ -28,15 +28,32 @@ class Course:
 
     Attributes:
         limit: most steps, a multiple of `every`.
-        every: steps between looks, a multiple of `together`.
+        every: least steps between looks, a multiple of `together`.
         together: steps that a GPU replays from one graph.
         target: score that is to be reached.
+        apart: least share of the steps so far between looks, so that what is quick is seen as
+            closely as what is slow.
     """
 
     limit: int
     every: int
     together: int
     target: float
+    apart: float = 0.0
+
+    def looks(self) -> list[int]:
+        """Steps after which scores are looked at, the last one included."""
+        steps: list[int] = []
+        for step in range(self.every, self.limit + 1, self.every):
+            if not steps or step >= steps[-1] * (1 + self.apart) or step == self.limit:
+                steps.append(step)
+        return steps
+
+    @property
+    def told_looks(self) -> str:
+        """How often scores are looked at, in words."""
+        later = f", later every {self.apart:.0%} of the steps so far" if self.apart else ""
+        return f"every {self.every} steps{later}"
 
 
 @dataclass
@@ -44,13 +61,13 @@ class Progress:
     """What came of one copy.
 
     Attributes:
-        curve: its score at each look until it was done.
+        curve: steps and score of each look until it was done.
         steps: at which the score was first seen at its target; None: it was not.
         trained: steps until it was done, or all were left.
         diverged: its loss or gradient was not finite.
     """
 
-    curve: list[float] = field(default_factory=list)
+    curve: list[tuple[int, float]] = field(default_factory=list)
     steps: int | None = None
     trained: int = 0
     diverged: bool = False
@@ -84,12 +101,12 @@ def follow(
         course: how long, and what for.
         enough: ends the training, asked after each look.
     """
-    copies = [Progress() for _ in range(len(ensemble))]
+    copies, looks = [Progress() for _ in range(len(ensemble))], set(course.looks())
     for start in range(0, course.limit, course.together):
         stop = start + course.together
         rates = torch.tensor([rate(step) for step in range(start, stop)])
         ensemble.run(batches(start, stop), rates)
-        if stop % course.every == 0:
+        if stop in looks:
             active = ensemble.active.tolist()
             for copy, score, alive in zip(copies, look().tolist(), active, strict=True):
                 if not copy.done:
@@ -104,7 +121,7 @@ def _note(copy: Progress, score: float, alive: bool, step: int, target: float) -
     copy.trained = step
     copy.diverged = not alive
     if alive:
-        copy.curve.append(round(score, DIGITS))
+        copy.curve.append((step, round(score, DIGITS)))
         copy.steps = step if score >= target else None
 
 

@@ -138,7 +138,7 @@ def _figures(results: Results) -> Sequence[Figure]:
             ]
             for arm in there
         },
-        CURVE: {arm: score_points(results, arm, race.course.every) for arm in there},
+        CURVE: {arm: score_points(results, arm) for arm in there},
     }
     return [
         curve_figure(text, shown, there)

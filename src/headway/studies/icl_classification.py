@@ -123,10 +123,8 @@ def _figures(results: Results) -> Sequence[Figure]:
     published = extent.tuning.published
     there = [arm for arm in ARMS if results.of([arm])]
     sets = {
-        AT_BEST: {arm: score_points(results, arm, extent.course.every) for arm in there},
-        AT_PUBLISHED: {
-            arm: score_points(results, arm, extent.published.every, published) for arm in there
-        },
+        AT_BEST: {arm: score_points(results, arm) for arm in there},
+        AT_PUBLISHED: {arm: score_points(results, arm, published) for arm in there},
         BY_RATE: {arm: race_points(results, arm) for arm in there},
     }
     rates = tick_axis(rate for races in sets[BY_RATE].values() for rate, _ in races)

@@ -140,7 +140,7 @@ RACES: dict[Size, TokenRace] = {
         (8, 16, 32, 64),
         batch=32,
         rows=512,
-        course=Course(limit=4_000, every=50, together=10, target=0.99),
+        course=Course(limit=4_000, every=10, together=10, target=0.99, apart=0.05),
         tuning=Tuning(rates=(0.0003, 0.001, 0.003, 0.01), seeds=3),
         warm_up=100,
         copies=60,
@@ -161,8 +161,10 @@ def _got_there(arm: str, results: Results) -> Estimate | None:
     return mean_of({seed: float(there[seed]) for seed in counted})
 
 
-def _still_learning(curve: Sequence[float]) -> bool:
-    return curve[-1] - curve[(len(curve) - 1) // 2] > RISING
+def _still_learning(curve: Sequence[tuple[int, float]]) -> bool:
+    end, score = curve[-1]
+    half = [earlier for step, earlier in curve if 2 * step <= end]
+    return bool(half) and score - half[-1] > RISING
 
 
 def _accuracy(arm: str, results: Results) -> Estimate | None:
@@ -263,7 +265,7 @@ def _figures(results: Results) -> Sequence[Figure]:
         for family in ("plain-2", "kv-shift")
     }
     sets: dict[CurveText, dict[str, Points]] = {
-        DEPTH: {arm: score_points(results, arm, race.course.every) for arm in wide},
+        DEPTH: {arm: score_points(results, arm) for arm in wide},
         WIDTH: over_width,
         BY_RATE: {arm: race_points(results, arm) for arm in there},
     }
@@ -287,7 +289,7 @@ def _differs(size: Size) -> str:
         f"{race.batch} of 4,096; heads of 16 channels; feed-forward parts as wide as a "
         "Llama's, not evened out to equal parameters. The generator is clean: what follows a "
         "token is never overwritten; all answers that agree with it are trained on and scored, on "
-        f"{race.rows} rows every {race.course.every} steps, up to {race.course.limit:,}; "
+        f"{race.rows} rows {race.course.told_looks}, up to {race.course.limit:,}; "
         f"{told_rates(race)}. A seed that did not get there and gained more than {RISING:.0%} in "
         "the second half of its training does not count in a share of seeds. A partial key offset "
         "has zeros before the first token."

@@ -99,7 +99,7 @@ CURVE = CurveText(
 def _figures(results: Results) -> Sequence[Figure]:
     race = RACES[results.size]
     there = [arm for arm in race.arms if results.of([arm])]
-    shown = bands({arm: score_points(results, arm, race.course.every) for arm in there})
+    shown = bands({arm: score_points(results, arm) for arm in there})
     return [curve_figure(CURVE, shown, there)] if shown else []
 
 

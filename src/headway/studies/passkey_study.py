@@ -302,7 +302,7 @@ def _figures(results: Results) -> Sequence[Figure]:
             ]
             for arm in there
         },
-        CURVE: {arm: score_points(results, arm, race.course.every) for arm in there},
+        CURVE: {arm: score_points(results, arm) for arm in there},
     }  # fmt: skip
     return [
         curve_figure(text, shown, there, tick_axis(race.lengths) if text is BY_LENGTH else None)

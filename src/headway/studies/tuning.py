@@ -163,16 +163,13 @@ def scores_of(results: Results, arm: str, name: str | None = None) -> dict[int, 
 Points = list[tuple[float, float | None]]
 
 
-def score_points(results: Results, arm: str, every: int, rate: float | None = None) -> Points:
+def score_points(results: Results, arm: str, rate: float | None = None) -> Points:
     """The score over steps as points of a figure, for each seed as far as any was trained; a seed
-    stays where it was done. Arguments as in `compared_runs`, and the steps between looks."""
+    stays where it was done. Arguments as in `compared_runs`."""
     curves = [r.measures["curve"] for r in compared_runs(results, arm, rate) if r.measures["curve"]]
-    longest = max(map(len, curves), default=0)
-    return [
-        (every * (look + 1), curve[min(look, len(curve) - 1)])
-        for curve in curves
-        for look in range(longest)
-    ]
+    looks = sorted({step for curve in curves for step, _ in curve})
+    stayed = [(step, curve[-1][1]) for curve in curves for step in looks if step > curve[-1][0]]
+    return [(step, score) for curve in curves for step, score in curve] + stayed
 
 
 def race_points(results: Results, arm: str) -> Points:
@@ -195,7 +192,7 @@ def measures_of(run: Run, copy: Progress, last: Mapping[str, float], parameters:
         "steps": copy.steps,
         "trained": copy.trained,
         "diverged": copy.diverged,
-        "score": copy.curve[-1] if copy.curve else 0.0,
+        "score": copy.curve[-1][1] if copy.curve else 0.0,
         "last": {name: round(value, DIGITS) for name, value in last.items()},
         "parameters": parameters,
         **kept,
