@@ -60,28 +60,23 @@ class RawFile:
             yield member
 
     def read(self, most: int) -> bytes:
-        """The content; BadFile when it is empty, larger than `most` bytes, or unreadable."""
-        if self.refused:
-            raise BadFile(self.refused)
-        if self.size > most:
+        """The content; BadFile when it is empty, larger than `most` bytes, or unreadable.
+
+        What is counted is what is read, whatever size the table of an archive claims.
+        """
+        if not self.refused and self.size > most:
             raise BadFile(f"{self.size:,} bytes, more than the {most:,} that are accepted")
         try:
-            content = self._member(most) if self.archived else self.path.read_bytes()
+            with self.opened() as file:
+                content = file.read(most + 1)
         except OSError as error:
             raise BadFile(f"cannot be read ({error.strerror or error})") from error
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
             raise BadFile(f"damaged in the archive ({error})") from error
-        if not content:
-            raise BadFile("empty")
-        return content
-
-    def _member(self, most: int) -> bytes:
-        """The bytes of an archive's member, whatever size its table claims."""
-        archive = _opened(self.path, self.path.stat().st_mtime_ns)
-        with archive.open(self.name) as file:
-            content = file.read(most + 1)
         if len(content) > most:
             raise BadFile(f"more than the {most:,} bytes that are accepted")
+        if not content:
+            raise BadFile("empty")
         return content
 
 
