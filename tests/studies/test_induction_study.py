@@ -286,6 +286,7 @@ def test_each_claim_can_fail(changed: dict[str, Any], number: int, verdict: Verd
     [
         ([(10, 0.1), (100, 0.5), (2000, 0.6), (4000, 0.9)], Verdict.NOT_TESTABLE),
         ([(10, 0.1), (100, 0.5), (2000, 0.86), (4000, 0.9)], Verdict.NOT_REPRODUCED),
+        ([], Verdict.NOT_REPRODUCED),
         ([(1000, 0.1), (1950, 0.86), (2050, 0.1), (4000, 0.9)], Verdict.NOT_REPRODUCED),
     ],
 )

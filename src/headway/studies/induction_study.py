@@ -162,9 +162,8 @@ def _got_there(arm: str, results: Results) -> Estimate | None:
 
 
 def _still_learning(curve: Sequence[tuple[int, float]]) -> bool:
-    end, score = curve[-1]
-    half = [earlier for step, earlier in curve if 2 * step <= end]
-    return bool(half) and score - half[-1] > RISING
+    half = [score for step, score in curve if 2 * step <= curve[-1][0]]
+    return bool(half) and curve[-1][1] - half[-1] > RISING
 
 
 def _accuracy(arm: str, results: Results) -> Estimate | None:
@@ -289,7 +288,8 @@ def _differs(size: Size) -> str:
         f"{race.batch} of 4,096; heads of 16 channels; feed-forward parts as wide as a "
         "Llama's, not evened out to equal parameters. The generator is clean: what follows a "
         "token is never overwritten; all answers that agree with it are trained on and scored, on "
-        f"{race.rows} rows {race.course.told_looks}, up to {race.course.limit:,}; "
+        f"{race.rows} rows {race.course.told_looks} (each run's curve names its own looks), "
+        f"up to {race.course.limit:,}; "
         f"{told_rates(race)}. A seed that did not get there and gained more than {RISING:.0%} in "
         "the second half of its training does not count in a share of seeds. A partial key offset "
         "has zeros before the first token."
