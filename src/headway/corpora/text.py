@@ -90,11 +90,7 @@ def source_digest(source: str | None, kind: Kind = "text") -> str:
     digest = hashlib.sha256()
     if source is not None and on_hub(source):
         return hashlib.sha256(source.encode()).hexdigest()
-    if source is None or kind == "text":
-        inside, paths = _files_of(source)
-    else:
-        inside = source if os.path.isdir(source) else os.path.dirname(source)
-        paths = sorted({str(file.path) for file in raw_files(Path(source), SUFFIXES[kind])})
+    inside, paths = _files_of(source, kind)
     for path in paths:
         digest.update(f"{os.path.relpath(path, inside)}\0".encode())
         with told_errors(path), open(path, "rb") as file:
@@ -107,14 +103,15 @@ def on_hub(source: str | None) -> bool:
     return source is not None and source.startswith(_HUB)
 
 
-def _files_of(source: str | None) -> tuple[str, list[str]]:
-    """A folder, and the files below it that a source reads."""
+def _files_of(source: str | None, kind: Kind) -> tuple[str, list[str]]:
+    """A folder, and the files below it that a source of a kind reads."""
     if source is None:
         paths = _walk(sysconfig.get_path("stdlib"), _NOT_LIBRARY)
         return sysconfig.get_path("stdlib"), [path for path in paths if path.endswith(".py")]
-    if os.path.isdir(source):
-        return source, _folder_files(source)
-    return os.path.dirname(source), [source]
+    inside = source if os.path.isdir(source) else os.path.dirname(source)
+    if kind != "text":
+        return inside, sorted({str(file.path) for file in raw_files(Path(source), SUFFIXES[kind])})
+    return inside, _folder_files(source) if os.path.isdir(source) else [source]
 
 
 def _until(documents: Iterator[str], max_characters: int) -> Iterator[str]:
