@@ -4,6 +4,7 @@ and refusals before anything is trained."""
 from __future__ import annotations
 
 import io
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from headway.corpora.codecs import MuLaw
 from headway.corpora.performance import decode
 from headway.corpora.tokens import TokenCorpus
 from headway.errors import HeadwayError
-from headway.studies import shortcuts_modalities
+from headway.studies import shortcuts_modalities, shortcuts_text
 from headway.studies.claim_page import render
 from headway.studies.claims import Run, findings
 from headway.studies.lm_course import Course
@@ -26,6 +27,7 @@ from headway.studies.running import run_study
 from headway.studies.shortcut_arms import KINDS, PLAIN, Condition
 from headway.studies.shortcut_samples import LONGEST, document, sample_length, write_sample
 from headway.studies.shortcuts_modalities import CONDITIONS, SHORTCUTS_MODALITIES, look_and_listen
+from headway.studies.shortcuts_text import SHORTCUTS_TEXT
 from headway.studies.tuning import TEST
 from headway_settings import StudySettings
 
@@ -90,6 +92,23 @@ def test_music_and_speech_are_continued_in_files_beside_the_results(
     page = render(SHORTCUTS_MODALITIES, results)
     assert "sample-shortcut-music.mid" in page
     assert "Loss on the test split, nats per token: speech" in page
+
+
+def test_text_is_for_the_conditions_of_text_and_shared_with_the_study_of_them(
+    tiny: tuple[Condition, ...],
+    corpora: Path,
+    text: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make_tiny(monkeypatch, shortcuts_text)
+    both = replace(settings(corpora, tmp_path, "plain-bpe", "plain-music"), text=str(text))
+    of_text = replace(both, arms=("plain-bpe",), corpus=tmp_path / "tokens")
+    before = run_study(SHORTCUTS_TEXT, of_text, "headway study shortcuts-text").found
+    shutil.copytree(corpora, tmp_path / "tokens", dirs_exist_ok=True)
+    found = run_study(SHORTCUTS_MODALITIES, replace(both, corpus=tmp_path / "tokens"), COMMAND)
+    assert found.of(["plain-bpe"]) == list(before)
+    assert len(found.of(["plain-music"], stage=TEST)) == 1
 
 
 def test_only_the_first_seed_of_two_arms_is_listened_to(

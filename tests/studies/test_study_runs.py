@@ -187,6 +187,17 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, text: str, told: str)
     assert (tmp_path / "arm.json").read_text() == text
 
 
+def test_arms_that_another_study_runs_the_same_are_taken_from_its_files(tmp_path: Path) -> None:
+    other, made = study(name="other"), study(takes=("other",))
+    for arm in ("base", "arm"):
+        add_run(tmp_path, other, Results("small", {}), result(Run(arm, 0), loss=7.0))
+    results = run_study(made, settings(tmp_path), "a")
+    assert results.measure("arm", "loss") == {0: 7.0, 1: 1.0, 2: 2.0}
+    assert json.loads((tmp_path / "arm.json").read_text())["study"] == "made"
+    with pytest.raises(HeadwayError, match=r"json is of another kind; accepted is a f"):
+        read_runs(tmp_path, other)
+
+
 def test_files_of_different_sizes_are_no_study(tmp_path: Path) -> None:
     made = study()
     add_run(tmp_path, made, Results("small", {}), result(Run("arm", 0), loss=1.0))

@@ -267,6 +267,7 @@ class Study:
         perform: does runs in any order and grouping; each pair is written as it comes.
         figures: drawn from the results.
         tables: of them, besides that of the claims.
+        takes: names of studies that run arms of the same names the same: their files are its own.
     """
 
     name: str
@@ -283,6 +284,7 @@ class Study:
     perform: Callable[[Sequence[Run], StudySettings], Iterator[tuple[Run, Measures]]]
     figures: Callable[[Results], Sequence[Figure]]
     tables: Callable[[Results], Sequence[Table]] = lambda _: ()
+    takes: tuple[str, ...] = ()
 
     @property
     def counts(self) -> str:

@@ -28,7 +28,7 @@ def read_runs(folder: Path, study: Study) -> Results | None:
         HeadwayError: a file that cannot be read, or files of different sizes or settings.
     """
     files = {arm: folder / f"{arm}.json" for arm in study.arms}
-    loaded = {arm: _load(path, study.name) for arm, path in files.items() if path.exists()}
+    loaded = {arm: _load(path, study) for arm, path in files.items() if path.exists()}
     if not loaded:
         return None
     first = next(iter(loaded.values()))
@@ -47,7 +47,7 @@ def add_run(folder: Path, study: Study, before: Results, result: Result) -> None
     """Add one run to the file of its arm, in one step; a run that is there stays as it is."""
     path = folder / f"{result.run.arm}.json"
     with _in_turn(folder):
-        there = _results(_load(path, study.name)) if path.exists() else []
+        there = _results(_load(path, study)) if path.exists() else []
         if result.run.key not in {r.run.key for r in there}:
             head = (study.name, before.size, dict(before.settings), result.run.arm)
             both = sorted([*there, result], key=lambda r: (r.run.seed, r.run.key))
@@ -91,18 +91,18 @@ def _text(head: Mapping[str, Any], results: list[Result]) -> str:
     return start + ',\n "runs": [\n  ' + ",\n  ".join(lines) + "\n ]\n}\n"
 
 
-def _load(path: Path, study: str) -> dict[str, Any]:
+def _load(path: Path, study: Study) -> dict[str, Any]:
+    accepted = " or ".join(f"headway study {name}" for name in (study.name, *study.takes))
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise HeadwayError(
-            f"results: {path} cannot be read ({error}); accepted is a file of headway study {study}"
+            f"results: {path} cannot be read ({error}); accepted is a file of {accepted}"
         ) from error
     whole = isinstance(content, dict) and {*HEAD, "made", "runs"} <= content.keys()
-    if not whole or content["study"] != study or content["arm"] != path.stem:
-        raise HeadwayError(
-            f"results: {path} is of another kind; accepted is a file of headway study {study}"
-        )
+    ours = whole and content["study"] in (study.name, *study.takes)
+    if not ours or content["arm"] != path.stem:
+        raise HeadwayError(f"results: {path} is of another kind; accepted is a file of {accepted}")
     return dict(content)
 
 

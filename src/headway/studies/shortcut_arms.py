@@ -119,7 +119,8 @@ class Condition:
                 raise HeadwayError(
                     f"corpus: {held / self.name} holds {found}; accepted is a corpus of {self.kind}"
                 )
-            return replace(settings, corpus=held / self.name)
+            text = settings.text if self.kind == "text" else None
+            return replace(settings, corpus=held / self.name, text=text)
         if self.kind != "text":
             folder = held or "FOLDER"
             raise HeadwayError(

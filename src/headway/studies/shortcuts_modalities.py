@@ -27,7 +27,7 @@ from headway.studies.shortcut_claims import MEASURE, PAPER, differs, main_claims
 from headway.studies.shortcut_maps import look
 from headway.studies.shortcut_page import loss_tables, shortcut_figures
 from headway.studies.shortcut_samples import continued, document, write_sample
-from headway.studies.shortcuts_text import BPE
+from headway.studies.shortcuts_text import BPE, SHORTCUTS_TEXT
 from headway.studies.shortcuts_text import CONDITIONS as TEXT
 from headway_settings import StudySettings
 
@@ -114,4 +114,5 @@ SHORTCUTS_MODALITIES = Study(
     perform=_perform,
     figures=lambda results: shortcut_figures(CONDITIONS, results),
     tables=lambda results: [*loss_tables(CONDITIONS, results), *sample_table(results)],
+    takes=(SHORTCUTS_TEXT.name,),
 )
