@@ -8,6 +8,10 @@ from hypothesis import settings
 # No test asks the network; the hub's client reads this when it is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+# Matrix products are the same to the bit wherever in memory their operands lie, as those of a model
+# that was loaded; MKL reads this when it is first called, and on some processors rounds otherwise.
+os.environ["MKL_CBWR"] = "AUTO"
+
 torch.set_num_threads(1)
 
 # Without a GPU the kernels run in Triton's interpreter, which reads this when it is imported.
