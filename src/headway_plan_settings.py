@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+EFFICIENCY = 0.74
+"""Share of the peak operations that matrix products reach: a profile of the 124M step on one H200
+has 21.6 TFLOP in 29.6 ms (`benchmarks/RESULTS.md`, 'train')."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlanSettings:
@@ -22,7 +26,7 @@ class PlanSettings:
     """Gigabytes a second of each GPU to other nodes, in one direction (50 is 400 Gb/s)."""
     sharding: Literal["auto", "none", "fsdp", "hsdp"] = "auto"
     """A whole model a GPU (DDP), one sharded over all (FSDP2), or over each node (HSDP); auto takes
-    the quickest that fits."""
+    the first that fits and is within 5 % of the quickest."""
     tensor_parallel: int = 1
     """GPUs of a node that share the heads and the feed-forward width of each layer."""
     activation_checkpointing: Literal["auto", "yes", "no"] = "auto"
@@ -37,8 +41,8 @@ class PlanSettings:
     """Of weights, gradients and moments of AdamW; the forward pass is in bfloat16."""
     mechanisms: str = "vanilla"
     """Presets joined by '+'."""
-    efficiency: float = 0.43
-    """Share of the peak operations that one GPU reaches by itself, which `headway bench train`
-    measures (the causal half of attention counted)."""
+    efficiency: float = EFFICIENCY
+    """Share of the peak operations that matrix products reach; attention keeps its measured
+    proportion to it."""
     format: Literal["table", "markdown", "json"] = "table"
     """What to print on standard output."""

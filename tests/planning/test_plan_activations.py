@@ -19,7 +19,8 @@ from headway.mechanisms import (
     ShortConv,
     SinkLogit,
 )
-from headway.planning.activations import cache_bytes, kept_compiled, kept_eager
+from headway.planning.activations import cache_bytes, kept_compiled, kept_eager, moved
+from headway.planning.shapes import shape_named
 
 B, T = 2, 64
 SIZES: dict[str, Any] = {
@@ -125,3 +126,11 @@ def test_the_cache_is_as_large_as_the_real_one(mechanisms: list[Any]) -> None:
     with torch.no_grad():
         model(torch.randint(100, (B, 8)), past_key_values=cache)
     assert cache_bytes(config, 20, B, FLOAT) == really(cache)
+
+
+def test_what_is_moved_is_nine_times_what_layers_keep() -> None:
+    config = shape_named("124m")
+    assert moved(config, 2, 2) == 9 * 20_528
+    assert moved(config, 2, 4) == 9 * (20_528 + 4 * 2 * 768)
+    # Norms and residual sums stand whole on each of the devices that share a layer.
+    assert moved(config, 2, 2) / 4 < moved(config, 2, 2, tensor_parallel=4) < moved(config, 2, 2)

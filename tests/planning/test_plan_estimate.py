@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 import headway_cli
 from headway.bench.flops import PEAKS
-from headway.planning.counts import count_parameters
+from headway.planning.activations import moved
+from headway.planning.counts import count_parameters, flops_a_token
 from headway.planning.devices import DEVICES
-from headway.planning.estimate import Cluster, Work, estimate
+from headway.planning.estimate import CLOSE, UPDATE, Cluster, Work, estimate
 from headway.planning.measured import compared, table
 from headway.planning.shapes import shape_named
 from headway.planning.table import planned
@@ -32,7 +33,7 @@ WORK = Work(context=2048, micro_batch_size=1, sharding="fsdp")
 
 def test_within_a_tenth_of_what_was_measured() -> None:
     rows = compared(ROOT / "benchmarks" / "results")
-    assert len(rows) == 10
+    assert len(rows) == 11
     for row in rows:
         assert row.ratio == pytest.approx(1, abs=0.1), row.name
     for row in rows:
@@ -56,6 +57,46 @@ def test_every_parameter_is_somewhere_once() -> None:
     assert 64 * shared.memory.gradients == pytest.approx(4 * total)
     within = estimate(B8, H200, replace(WORK, sharding="hsdp"))
     assert 8 * within.memory.moments == pytest.approx(8 * total)
+
+
+def seconds(cluster: Cluster, work: Work) -> float:
+    return estimate(B8, cluster, work).compute
+
+
+def test_each_part_of_the_arithmetic_follows_its_own_rate() -> None:
+    device, tokens = H200.device, WORK.context
+    flops = flops_a_token(B8, WORK.context, count_parameters(B8))
+    products = tokens * flops.products / (0.74 * device.flops)
+    attention = tokens * flops.attention / (0.37 * 0.74 * device.flops)
+    whole = seconds(H200, WORK)
+    memory = whole - products - attention
+    assert 0 < memory < attention + products
+    narrow = replace(H200, device=replace(device, bandwidth=device.bandwidth / 2))
+    assert seconds(narrow, WORK) - whole == pytest.approx(memory)
+    assert seconds(replace(H200, attention=0.37 / 2), WORK) - whole == pytest.approx(attention)
+    slower = seconds(replace(H200, efficiency=0.74 / 2), WORK)
+    assert slower - whole == pytest.approx(products + attention)
+
+
+def test_memory_passes_are_those_of_layers_weights_and_updates() -> None:
+    device = replace(H200.device, bandwidth=1.0, flops=float("inf"))
+    cluster, total = replace(H200, device=device), count_parameters(B8).total
+    layers = WORK.context * 32 * moved(B8, 2, 4)
+    casts, update = 12 * total, 4 * UPDATE * total
+    assert seconds(cluster, WORK) == pytest.approx(layers + casts + update / 64)
+    within, alone = replace(WORK, sharding="hsdp"), replace(WORK, sharding="none")
+    assert seconds(cluster, within) == pytest.approx(layers + casts + update / 8)
+    assert seconds(cluster, alone) == pytest.approx(layers + casts + update)
+    twice = replace(alone, accumulation=2)
+    assert seconds(cluster, twice) == pytest.approx(2 * (layers + casts) + update)
+    layers = WORK.context * 32 * moved(B8, 2, 2)
+    assert seconds(cluster, replace(alone, weights=2)) == pytest.approx(layers + update / 2)
+
+
+def test_layers_computed_again_take_a_third_more_and_weights_do_not() -> None:
+    again = replace(WORK, checkpointing=True)
+    one, two = (seconds(H200, replace(WORK, micro_batch_size=size)) for size in (1, 2))
+    assert seconds(H200, again) - one == pytest.approx((two - one) / 3)
 
 
 def test_gradients_come_as_activations_go_unless_they_add_up() -> None:
@@ -122,9 +163,17 @@ def test_auto_takes_the_quickest_that_fits() -> None:
             for again in (False, True):
                 other = replace(plan.work, sharding=sharding, checkpointing=again)
                 rival = estimate(config, cluster, other)
-                assert not (rival.fits and rival.tokens_a_second > plan.tokens_a_second)
+                assert not (rival.fits and CLOSE * rival.tokens_a_second > plan.tokens_a_second)
         assert plan.tokens >= 256 * 4096
         assert plan.fits or gpus == 8
+
+
+def test_the_efficiency_that_is_asked_for_is_planned_with() -> None:
+    asked = PlanSettings(shapes=("1b",), gpus=(1,))
+    (one,), (other,) = planned(asked), planned(replace(asked, efficiency=0.9))
+    again = estimate(shape_named("1b"), replace(H200, gpus=1), one.plan.work)
+    assert one.plan.compute == again.compute
+    assert other.plan.compute < one.plan.compute
 
 
 @pytest.mark.parametrize(

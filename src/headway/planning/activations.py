@@ -1,4 +1,4 @@
-"""What a training step keeps for its backward pass, in bytes a token."""
+"""What a training step keeps for its backward pass and moves, in bytes a token."""
 
 from __future__ import annotations
 
@@ -17,6 +17,14 @@ from headway.ops.loss import CHUNK_BYTES
 
 LSE = 4
 """Bytes of a log-sum-exp, float32."""
+RESIDUAL = 4
+"""Vectors of the residual stream's width that a layer keeps: the sums before attention and
+feed-forward, and what their norms gave."""
+PASSES = 9
+"""Bytes that a step seems to move in norms, gates, rotation, residual sums and loss, over those
+that its layers keep: in the profile of the 124M step on one H200 (`benchmarks/RESULTS.md`, 'train')
+15 of 59.1 ms, in which the data sheet's bandwidth would move 72 GB, where 8.07 are kept. Really 37
+are moved: these passes and the gaps between them reach half of the data sheet's bandwidth."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +53,9 @@ def kept_compiled(
 ) -> Kept:
     """What the compiled step on a GPU keeps.
 
-    The compiler keeps four vectors of the residual stream's width a layer (the sums before
-    attention and feed-forward, and what their norms gave), queries and keys after rotation, values,
-    the attention's output and log-sum-exp, and gate and up-projection, whose product is computed
-    again. A mechanism before attention keeps the projections that it changed. Logits stand in
-    pieces.
+    The compiler keeps `RESIDUAL` vectors a layer, queries and keys after rotation, values, the
+    attention's output and log-sum-exp, and gate and up-projection, whose product is computed again.
+    A mechanism before attention keeps the projections that it changed. Logits stand in pieces.
 
     Args:
         config: of the model.
@@ -67,7 +73,7 @@ def kept_compiled(
     keys = dims.num_key_value_heads * dims.head_dim / tensor_parallel
     inner = config.intermediate_size / tensor_parallel
     gates = 2 if config.hidden_act == "silu" else 1
-    numbers = 4 * width + 2 * queries + 2 * keys + gates * inner
+    numbers = RESIDUAL * width + 2 * queries + 2 * keys + gates * inner
     numbers += sum(_added(m, queries, dims.head_dim) for m in config.mechanism_list())
     if any(m.place <= Place.TEMPERED for m in config.mechanism_list()):
         numbers += queries + 2 * keys
@@ -80,6 +86,20 @@ def kept_compiled(
         passing += layer
         layer = itemsize * float(width)
     return Kept(layer, itemsize * 2.0 * width, passing, CHUNK_BYTES + vocabulary)
+
+
+def moved(config: HeadwayConfig, itemsize: int, residual: int, tensor_parallel: int = 1) -> float:
+    """Bytes a token and layer that the compiled step moves beside matrix products and attention.
+
+    Args:
+        config: of the model.
+        itemsize: bytes of a number.
+        residual: bytes of one of the residual stream and its norms: 4 where autocast meets float32
+            weights.
+        tensor_parallel: devices that share heads and feed-forward width.
+    """
+    kept = kept_compiled(config, itemsize, tensor_parallel=tensor_parallel).layer
+    return PASSES * (kept + (residual - itemsize) * RESIDUAL * config.hidden_size)
 
 
 def kept_eager(config: HeadwayConfig, itemsize: int) -> Kept:

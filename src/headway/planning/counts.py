@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import nn
@@ -32,6 +32,18 @@ class Parameters:
     def total(self) -> int:
         """Of the model."""
         return self.embedding + sum(self.layers) + self.final + self.head
+
+
+class Operations(NamedTuple):
+    """Of a training step, a token.
+
+    Attributes:
+        products: of matrices, forward and backward.
+        attention: of scores and of what they weigh, the half that a causal kernel computes.
+    """
+
+    products: float
+    attention: float
 
 
 def count_parameters(config: HeadwayConfig) -> Parameters:
@@ -75,11 +87,10 @@ def count_parameters(config: HeadwayConfig) -> Parameters:
     )
 
 
-def flops_a_token(config: HeadwayConfig, length: int, counted: Parameters) -> float:
-    """Operations of a training step a token, `6 N + 6 L H D T` (arXiv 2204.02311, appendix B).
+def flops_a_token(config: HeadwayConfig, length: int, counted: Parameters) -> Operations:
+    """`6 N` and `6 L H D T` (arXiv 2204.02311, appendix B).
 
-    The half of the scores that a causal kernel computes; N without the look-up of an embedding that
-    is not the head.
+    N without the look-up of an embedding that is not the head.
 
     Args:
         config: of the model.
@@ -89,7 +100,10 @@ def flops_a_token(config: HeadwayConfig, length: int, counted: Parameters) -> fl
     dims = config.dims()
     looked_up = 0 if config.tie_word_embeddings else counted.embedding
     width = dims.num_attention_heads * dims.head_dim
-    return float(6 * (counted.total - looked_up) + 6 * config.num_hidden_layers * width * length)
+    return Operations(
+        products=6.0 * (counted.total - looked_up),
+        attention=6.0 * config.num_hidden_layers * width * length,
+    )
 
 
 def _replaced(config: HeadwayConfig, layer: int) -> bool:

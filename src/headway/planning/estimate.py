@@ -9,10 +9,11 @@ from typing import Literal
 
 from headway.decoder import HeadwayConfig
 from headway.errors import HeadwayError
-from headway.planning.activations import kept_compiled
+from headway.planning.activations import kept_compiled, moved
 from headway.planning.counts import Parameters, count_parameters, flops_a_token
 from headway.planning.devices import Device
 from headway.training.sharding import UNIT_PARAMETERS
+from headway_plan_settings import EFFICIENCY
 
 Sharding = Literal["none", "fsdp", "hsdp"]
 """A whole model on each GPU (DDP); one sharded over all (FSDP2); or sharded within a node and
@@ -22,6 +23,15 @@ ACTIVATION = 2
 """Bytes of a number of the forward pass, bfloat16."""
 MOMENTS = 2
 """Of AdamW, of each parameter, in its dtype."""
+ATTENTION = 0.37
+"""Share that attention, its causal half, reaches of what matrix products do: in the profile that
+`EFFICIENCY` is of, 3.71 TFLOP in 13.8 ms beside 21.6 in 29.6."""
+UPDATE = 10
+"""Numbers of each parameter that an update moves: AdamW reads weight, gradient and moments and
+writes all but the gradient (7); clipping reads the gradient twice and writes it (3)."""
+CLOSE = 0.95
+"""Of the quickest plan's speed: nearer ones a plan cannot tell apart, as what sharding costs beside
+communication is not in it (1.5 to 3.5 % of a step were measured, on two GPUs)."""
 SPARE = 0.95
 """Share of a GPU's memory that a plan may fill: the rest is the context, the libraries' workspaces
 and what the allocator cannot join."""
@@ -38,7 +48,8 @@ class Cluster:
         gpus: in all.
         node: GPUs that are linked.
         network: between nodes, bytes a second of each GPU in one direction.
-        efficiency: share of the peak operations that a step reaches by itself, as it was measured.
+        efficiency: share of the peak operations that matrix products reach.
+        attention: share that attention, its causal half, reaches of what they do.
         wire: share of links and network that collective operations reach.
     """
 
@@ -46,7 +57,8 @@ class Cluster:
     gpus: int
     node: int = 8
     network: float = 50e9
-    efficiency: float = 0.43
+    efficiency: float = EFFICIENCY
+    attention: float = ATTENTION
     wire: float = 0.8
 
     def gather_seconds(self, size: float, gpus: int, near: int) -> float:
@@ -126,7 +138,7 @@ class Plan:
         work: as planned.
         memory: of one GPU.
         fits: whether the GPU holds it.
-        compute: seconds of a step, in arithmetic.
+        compute: seconds of a step, in arithmetic and in passes over the GPU's memory.
         hidden: seconds of communication that goes on beside it.
         exposed: seconds of communication that it waits for.
         tokens: of a step, of all GPUs.
@@ -171,15 +183,13 @@ def estimate(
     shares = cluster.gpus // work.tensor_parallel
     tokens = work.context * work.micro_batch_size
     memory = _memory(config, counted, cluster, work)
-    flops = flops_a_token(config, work.context, counted) * (4 / 3 if work.checkpointing else 1)
-    rate = cluster.device.flops * cluster.efficiency * work.tensor_parallel
     hidden, exposed = _communication(config, counted, cluster, work)
     return Plan(
         parameters=counted.total,
         work=work,
         memory=memory,
         fits=memory.total <= SPARE * cluster.device.memory,
-        compute=flops * tokens * work.accumulation / rate,
+        compute=_compute(config, counted, cluster, work),
         hidden=hidden,
         exposed=exposed,
         tokens=tokens * work.accumulation * shares,
@@ -195,7 +205,8 @@ def best(
     sequences: int,
     micro_batch_size: int | None = None,
 ) -> Plan:
-    """The quickest plan that fits for steps of at least `sequences`; the smallest where none does.
+    """The simplest of the quickest plans that fit, for steps of at least `sequences`; the smallest
+    where none does.
 
     Args:
         config: of the model.
@@ -222,8 +233,9 @@ def best(
     fitting = [plan for plan in found if plan.fits]
     if not fitting:
         return min(found, key=lambda plan: plan.memory.total)
-    # Of equally quick ones the first: the simplest, with the largest batch at a time.
-    return max(fitting, key=lambda plan: plan.tokens_a_second)
+    quickest = max(plan.tokens_a_second for plan in fitting)
+    # The first: of the simplest sharding, with the largest batch at a time.
+    return next(plan for plan in fitting if plan.tokens_a_second >= CLOSE * quickest)
 
 
 def _halves(most: int) -> Iterator[int]:
@@ -265,6 +277,22 @@ def _unit(counted: Parameters, work: Work) -> float:
     layer = max(counted.layers)
     together = layer * math.ceil(UNIT_PARAMETERS / layer)
     return min(together, sum(counted.layers)) / work.tensor_parallel
+
+
+def _compute(config: HeadwayConfig, counted: Parameters, cluster: Cluster, work: Work) -> float:
+    """Seconds of a step, in matrix products, in attention and in what waits for memory alone."""
+    bandwidth, parallel = cluster.device.bandwidth, work.tensor_parallel
+    flops = flops_a_token(config, work.context, counted)
+    rate = cluster.device.flops * cluster.efficiency * parallel
+    passes = config.num_hidden_layers * moved(config, ACTIVATION, work.weights, parallel)
+    a_token = (flops.products + flops.attention / cluster.attention) / rate + passes / bandwidth
+    a_token *= 4 / 3 if work.checkpointing else 1
+    # For each batch weights are cast, or copied from where they are gathered, and gradients back.
+    casts = 2 * (ACTIVATION + work.weights) if work.weights > ACTIVATION else 0
+    weights = casts * work.accumulation + UPDATE * work.weights / _group(cluster, work)
+    held = sum(counted.layers) / parallel + counted.total - sum(counted.layers)
+    tokens = work.context * work.micro_batch_size * work.accumulation
+    return tokens * a_token + weights * held / bandwidth
 
 
 def _communication(

@@ -1,7 +1,8 @@
 """Plans beside runs that were measured: `python -m headway.planning.measured benchmarks/results`.
 
-Only the benches' own sizes are compared, on the GPU that they ran on. What a step reaches of the
-peak is the one thing that is taken from these runs, and it is the same for all of them.
+Only the benches' own sizes are compared, on the GPU that they ran on. Three numbers are taken from
+these runs, from a profile of one of them: what matrix products, attention and passes over memory
+reach. They are the same for all.
 """
 
 from __future__ import annotations
@@ -14,16 +15,20 @@ from typing import Any, NamedTuple
 
 from headway.bench.decoders import M124, M350, THREE
 from headway.bench.llama import Shape
+from headway.bench.shards import SHAPES
 from headway.decoder import HeadwayConfig
 from headway.mechanisms import Mechanism
 from headway.planning.activations import cache_bytes
 from headway.planning.devices import DEVICES
-from headway.planning.estimate import Cluster, Plan, Work, estimate
+from headway.planning.estimate import ATTENTION, Cluster, Plan, Work, estimate
 from headway.report.cells import Table
 from headway.report.tables import markdown_table
 
 BFLOAT16, FLOAT32 = 2, 4
 """Bytes; of weights, gradients and moments, in most benches and in `headway train`."""
+WHOLE = ATTENTION * 13.8 / 33
+"""As `ATTENTION`, of transformers' Llama, whose attention is not told to be causal: it took 33 ms
+in a profile of the 124M step where ours took 13.8 (`benchmarks/RESULTS.md`, 'train')."""
 
 
 class Compared(NamedTuple):
@@ -87,10 +92,12 @@ def _rows(folder: Path) -> Iterator[Compared]:
     yield line("peers-h200", "tokens a second: plain", _value, plain.tokens_a_second)
     loop = _planned(M124, weights=FLOAT32).tokens_a_second
     yield line("loop-h200", "tokens a second: headway train", _value, loop)
-    two = _planned(M350, weights=FLOAT32, gpus=2).tokens_a_second
-    yield line("shards-350m-h200", "tokens a second, sharded over 2: 350m, plain", _value, two)
+    for part, shape in SHAPES.items():
+        two = _planned(shape, weights=FLOAT32, gpus=2).tokens_a_second
+        name = f"tokens a second, sharded over 2: {part}, plain"
+        yield line(f"shards-{part}-h200", name, _value, two)
     # Their step without anything attached is the ratio's baseline.
-    host = _planned(Shape()).step
+    host = _planned(Shape(), attention=WHOLE).step
     yield line("host-h200", "training step, compiled", lambda row: row["ratio"]["seconds"][1], host)
     for batch in (1, 64):
         bytes_of = [
@@ -106,15 +113,20 @@ def _value(row: dict[str, Any]) -> float:
 
 
 def _planned(
-    shape: Shape, mechanisms: Sequence[Mechanism] = (), weights: int = BFLOAT16, gpus: int = 1
+    shape: Shape,
+    mechanisms: Sequence[Mechanism] = (),
+    weights: int = BFLOAT16,
+    gpus: int = 1,
+    attention: float = ATTENTION,
 ) -> Plan:
+    cluster = Cluster(device=DEVICES["h200"], gpus=gpus, attention=attention)
     work = Work(
         context=shape.length,
         micro_batch_size=shape.batch,
         weights=weights,
         sharding="none" if gpus == 1 else "fsdp",
     )
-    return estimate(_config(shape, mechanisms), Cluster(device=DEVICES["h200"], gpus=gpus), work)
+    return estimate(_config(shape, mechanisms), cluster, work)
 
 
 def _config(shape: Shape, mechanisms: Sequence[Mechanism]) -> HeadwayConfig:
