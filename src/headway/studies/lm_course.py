@@ -155,6 +155,10 @@ class Course:
         share: float = run.options.get(SHARE, 1)
         return max(1, round(self.steps * share))
 
+    def recipe(self, run: Run) -> Recipe:
+        """How one run is optimised."""
+        return Recipe(steps=self.steps_of(run), learning_rate=run.options["rate"], weight_decay=0.1)
+
     @property
     def batch_size(self) -> int:
         """Sequences a step."""
@@ -259,8 +263,8 @@ class Course:
         Raises:
             HeadwayError: more seconds than were given; the run leaves no result.
         """
-        model, asked, steps = self.drawn(run), self.settings, self.steps_of(run)
-        recipe = Recipe(steps=steps, learning_rate=run.options["rate"], weight_decay=0.1)
+        model, asked, recipe = self.drawn(run), self.settings, self.recipe(run)
+        steps = recipe.steps
         every = max(1, steps // POINTS)
         curve: list[tuple[int, float]] = []
         losses: list[float] = []

@@ -1,25 +1,37 @@
 """Fine-tuning in studies of language models: arms that go on from a model trained without them.
 
 The training text is cut in two. A model of the arm that is continued learns from the first half;
-what goes on from it, mechanisms as they start, learns from the second, which nobody has seen.
+what goes on from it, mechanisms as they start, learns from the second, which nobody has seen. It
+is kept beside the tokens: a GPU would not train it twice alike, and arms are compared from one.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from headway.corpora.batches import ResidentWindows
 from headway.decoder import HeadwayForCausalLM
+from headway.errors import HeadwayError
+from headway.files import write_atomically
 from headway.studies.claims import Run
 from headway.studies.lm_course import Course
 from headway.studies.lm_rates import SHARE, Rates
+from headway.studies.sink_results import make_once
+from headway_settings import __version__
 
 BASE = "base"
 """Stage of the model that is continued; it is no result of its own."""
+BASES = "bases"
+"""Folder beside that of the tokens where these models are kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +65,28 @@ class Base(NamedTuple):
 
     weights: Mapping[str, Tensor]
     loss: float
+
+    def save(self, path: Path, made_of: str) -> None:
+        """Write the file in one step, with what the model was made of in its metadata."""
+        about = {"loss": repr(self.loss), "made_of": made_of}
+        write_atomically(path, save(dict(self.weights), about))
+
+    @classmethod
+    def load(cls, path: Path) -> Base:
+        """Read a file that was saved.
+
+        Raises:
+            HeadwayError: it is damaged.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return cls(weights, float(file.metadata()["loss"]))
+        except (SafetensorError, OSError) as error:
+            raise HeadwayError(
+                f"corpus: {path} cannot be read ({error}); delete it to train that model anew, "
+                "and run the arms that went on from it again"
+            ) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,10 +133,36 @@ class FineCourse(Course):
         return model, measures
 
     def base(self, arm: str, seed: int) -> Base:
-        """The trained model of an arm; one is trained for each seed, and kept."""
+        """The trained model of an arm; one is trained for each seed, by whoever comes first.
+
+        Raises:
+            HeadwayError: its file is damaged or cannot be written, or its seconds were over.
+        """
         if (arm, seed) not in self._bases:
             run = Run(arm, seed, {"stage": BASE, "rate": self.continuation.base_rate})
-            model, measures = super().trained(run)
-            weights = {name: weight.cpu().clone() for name, weight in model.state_dict().items()}
-            self._bases[arm, seed] = Base(weights, measures["loss"])
+            made_of = json.dumps(self._made_of(run), sort_keys=True)
+            digest = hashlib.sha256(made_of.encode()).hexdigest()[:16]
+            path = self.folder.parent / BASES / f"{arm}-{seed}-{digest}.safetensors"
+            make_once(path, lambda: self._trained_base(run).save(path, made_of))
+            self._bases[arm, seed] = Base.load(path)
         return self._bases[arm, seed]
+
+    def _trained_base(self, run: Run) -> Base:
+        model, measures = super().trained(run)
+        weights = {name: weight.cpu().clone() for name, weight in model.state_dict().items()}
+        return Base(weights, measures["loss"])
+
+    def _made_of(self, run: Run) -> dict[str, Any]:
+        """All that a base and its loss follow from, but for the machine and how fast it is."""
+        splits = self.corpus.description
+        return {
+            "headway": __version__,
+            "config": self.config(self.arms[run.arm]).to_dict() | {"transformers_version": None},
+            "recipe": asdict(self.recipe(run)),
+            "batch_size": self.batch_size,
+            "dtype": self.settings.dtype,
+            "context": self.extent.context,
+            "held_tokens": self.extent.held_tokens,
+            "train": splits.train.sha256,
+            "validation": splits.validation.sha256,
+        }

@@ -70,18 +70,31 @@ def _plain(value: Any) -> Any:
 
 def shared_corpus(folder: Path, build: Callable[[], TokenCorpus]) -> TokenCorpus:
     """The corpus in `folder`, built there by whoever comes first; others wait for it."""
+    make_once(folder, lambda: build().save(folder))
+    return TokenCorpus.load(folder)
+
+
+def make_once(path: Path, make: Callable[[], object]) -> None:
+    """Have a path of the corpus made by whoever comes first; others wait for it.
+
+    Args:
+        path: a file or a folder, whole where it is there.
+        make: makes it in one step.
+
+    Raises:
+        HeadwayError: it cannot be written where it belongs.
+    """
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = (folder.parent / f".{folder.name}.lock").open("w")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = (path.parent / f".{path.name}.lock").open("w")
     except OSError as error:
         raise HeadwayError(
-            f"corpus: {folder} cannot be written ({error.strerror}); accepted is a folder that can"
+            f"corpus: {path} cannot be written ({error.strerror}); accepted is a folder that can"
         ) from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            build().save(folder)
-    return TokenCorpus.load(folder)
+        if not path.exists():
+            make()
 
 
 def _files(paths: Iterable[Path]) -> list[Path]:
