@@ -8,7 +8,8 @@ from torch import Tensor
 
 from headway import QKV, Context, Dims, HeadwayError, KVShift
 from headway.mechanisms.kv_shift import Target
-from headway.ops.attention import Visibility, eager_attention
+from headway.ops.attention import eager_attention
+from headway.ops.visibility import Visibility
 from mechanisms.helpers import DIMS, POSITIONS, built, close, context, projections
 
 

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from headway import HeadwayError, SinkLogit
-from headway.ops.attention import Visibility, eager_attention, scores
+from headway.ops.attention import eager_attention, scores
+from headway.ops.visibility import Visibility
 from mechanisms.helpers import POSITIONS, built, close, context, projections, tiny, tokens
 
 VISIBLE = Visibility(POSITIONS, 0, 6, False)

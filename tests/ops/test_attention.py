@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from headway import HeadwayError
-from headway.ops.attention import BACKENDS, Visibility, alibi_slopes, attend, merge, scores
+from headway.ops.attention import BACKENDS, alibi_slopes, attend, merge, scores
+from headway.ops.visibility import Visibility
 
 POSITIONS = {
     "whole": [[0, 1, 2, 3, 4]] * 2,

@@ -14,11 +14,12 @@ from torch.func import functional_call
 
 from headway import QKV, Context, Dims, LayerShortcut, Mechanism, Streams
 from headway.mechanisms.base import MechanismModule
-from headway.ops.attention import Visibility, alibi_slopes, eager_attention, merge
+from headway.ops.attention import alibi_slopes, eager_attention, merge
 from headway.ops.depth import depth_attention, weighted_sum
 from headway.ops.rotary import rotary
 from headway.ops.shift import mix_previous
 from headway.ops.temperature import position_temperature, token_temperature
+from headway.ops.visibility import Visibility
 from properties.strategies import MECHANISMS, make_loud
 
 POSITIONS = st.sampled_from([[0, 1, 2], [0, 0, 1], [0, 1, 0], [2, 3, 4]])

@@ -154,7 +154,7 @@ def test_spikiness_is_one_where_attention_is_even_and_small_where_it_is_not(
 
 
 def test_spikiness_is_what_whole_matrices_give() -> None:
-    from headway.ops.attention import Visibility
+    from headway.ops.visibility import Visibility
 
     drawn = torch.Generator().manual_seed(3)
     q, k = (torch.randn(2, 2, 70, 4, generator=drawn) for _ in range(2))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from headway.decoder import HeadwayForCausalLM
 from headway.mechanisms.layer_shortcut import LayerShortcut, ShortcutAttention
-from headway.ops.attention import Visibility
+from headway.ops.visibility import Visibility
 from headway.studies.claims import Run
 from headway.studies.lm_course import Arm, Course, Shape
 from headway.studies.shortcut_maps import (

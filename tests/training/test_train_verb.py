@@ -21,6 +21,7 @@ from headway.corpora.performance import Notes
 from headway.corpora.tokens import build_corpus
 from headway.training import train_checks
 from headway.training.optimisation import adamw
+from headway.training.train_run import chosen_attention
 from headway_train_settings import (
     PRESETS,
     TrainSettings,
@@ -326,3 +327,23 @@ def test_groups_of_parameters():
     assert {"norm" in names[id(p)] for p in vectors["params"]} == {True}
     told = sum(len(g["params"]) for g in (matrices, vectors, own))
     assert told == len(names)
+
+
+@pytest.mark.parametrize(
+    ("asked", "ours", "cuda", "expected"),
+    [
+        ({}, True, True, "flex_attention"),
+        ({"compile": True}, True, True, "flex_attention"),
+        ({"sharding": "fsdp"}, True, True, "flex_attention"),
+        ({"compile": True, "sharding": "fsdp"}, True, True, "sdpa"),
+        ({"compile": True, "sharding": "hsdp"}, True, True, "sdpa"),
+        ({"reset_positions": False}, True, True, "sdpa"),
+        ({}, False, True, "sdpa"),
+        ({}, True, False, "sdpa"),
+        ({"attention": "flex_attention", "compile": True, "sharding": "fsdp"}, True, True,
+         "flex_attention"),
+        ({"attention": "eager"}, True, True, "eager"),
+    ],
+)  # fmt: skip
+def test_attention_that_is_chosen(asked, ours, cuda, expected):
+    assert chosen_attention(TrainSettings(**asked), ours, cuda) == expected

@@ -14,9 +14,10 @@ from headway.decoder.observer import OBSERVED, encoded_positions, observe
 from headway.errors import HeadwayError
 from headway.mechanisms.context import QKV
 from headway.mechanisms.state import DecodeState
-from headway.ops.attention import Visibility, alibi_slopes, attend
+from headway.ops.attention import alibi_slopes, attend, chosen_backend
 from headway.ops.received import Scores
 from headway.ops.rotary import Rotary, rotary
+from headway.ops.visibility import Visibility
 
 Probe = Callable[[int, Tensor, Tensor, Visibility, float], None]
 """Sees the slot, rotated queries `(B, H, T, D)`, all keys `(B, G, S, D)`, visibility and scale."""
@@ -120,6 +121,7 @@ def start_pass(
     cache: HeadwayCache | None,
     log_frequency: Tensor | None = None,
     probe: Probe | None = None,
+    need_lse: bool = False,
 ) -> ForwardPass:
     """Resolve masks, padding, packing and cache once for all layers.
 
@@ -131,6 +133,7 @@ def start_pass(
         cache: of earlier tokens.
         log_frequency: `(B, T)`.
         probe: see `ForwardPass`.
+        need_lse: some attention gives its log-sum-exp.
 
     Raises:
         HeadwayError: a mask of another form or length, or more tokens than a static cache holds.
@@ -160,12 +163,17 @@ def start_pass(
         if whole and turned is columns:
             turned = columns[:1]  # every row alike: one table for all
         rotation = rotary(turned, config.dims().head_dim, config.rope_theta, embeddings.dtype)
+    backend = config._attn_implementation or "sdpa"
+    visible = Visibility(positions, offset, keys, whole and fixed is None, slopes)
+    width = config.dims().head_dim
+    if chosen_backend(backend, embeddings.is_cuda, width, need_lse) == "flex_attention":
+        visible = visible.with_blocks()
     return ForwardPass(
         positions=positions,
         encoded=encoded,
-        visible=Visibility(positions, offset, keys, whole and fixed is None, slopes),
+        visible=visible,
         scale=config.attention_scale,
-        backend=config._attn_implementation or "sdpa",
+        backend=backend,
         rotation=rotation,
         cache=cache,
         log_frequency=log_frequency,

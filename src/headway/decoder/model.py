@@ -102,6 +102,7 @@ class HeadwayModel(HeadwayPreTrainedModel):
         self.layers = nn.ModuleList(
             Block(config, i, mechanisms) for i in range(config.num_hidden_layers)
         )
+        self.needs_lse = any(getattr(m, "needs_lse", False) for m in self.layers.modules())
         self.norm = make_norm(config)
         built = {
             m.place: m.build(dims, config.num_hidden_layers)
@@ -178,6 +179,7 @@ class HeadwayModel(HeadwayPreTrainedModel):
             cache,
             log_frequency=self._log_frequency(input_ids),
             probe=probe,
+            need_lse=self.needs_lse,
         )
         if self.embed_positions is not None:
             self._check_length(run)

@@ -80,6 +80,7 @@ class ShortcutAttention(Learned):
     def __init__(self, spec: LayerShortcut, dims: Dims) -> None:
         super().__init__()
         self.spec, self.head_dim = spec, dims.head_dim
+        self.needs_lse = spec.reach == "context"
         self.taps = tap_indices(spec.taps, dims)
         self.slots = spec.cache_slots(dims)
         self.absorbs = (

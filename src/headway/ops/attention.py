@@ -1,7 +1,6 @@
 """The front door to attention: who sees whom, and by which implementation."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -10,50 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from headway.errors import HeadwayError
+from headway.ops.visibility import Visibility
 
 BACKENDS = ("sdpa", "flex_attention", "eager")
 FLEX_WIDTH = 16
 """Narrowest head that FlexAttention has a GPU kernel for."""
-
-
-@dataclass(frozen=True)
-class Visibility:
-    """Which keys each query sees.
-
-    Documents are contiguous, so a query at column `i` with position `p` inside its own document
-    sees exactly the columns `i - p .. i`. Packing, left padding and decoding all follow from this.
-
-    Attributes:
-        positions: `(B, T)`, position of each query inside its own document.
-        offset: column of the first query among the keys (a tensor under a static cache).
-        keys: number of key columns.
-        whole_rows: every row is one document from column 0, and no key column is unwritten.
-        slopes: `(H,)`, ALiBi slopes (arXiv 2108.12409), or None.
-    """
-
-    positions: Tensor
-    offset: int | Tensor
-    keys: int
-    whole_rows: bool
-    slopes: Tensor | None = None
-
-    def mask(self) -> Tensor:
-        """Boolean `(B, 1, T, keys)`, true where the query sees the key."""
-        query, key = self._columns()
-        first = query - self.positions[:, None, :, None]
-        return (key <= query) & (key >= first)
-
-    def bias(self, dtype: torch.dtype) -> Tensor | None:
-        """Additive `(1, H, T, keys)` of ALiBi, or None without slopes."""
-        if self.slopes is None:
-            return None
-        query, key = self._columns()
-        return (-self.slopes[:, None, None] * (query - key)).to(dtype)
-
-    def _columns(self) -> tuple[Tensor, Tensor]:
-        device = self.positions.device
-        query = torch.arange(self.positions.shape[1], device=device) + self.offset
-        return query[:, None], torch.arange(self.keys, device=device)[None, :]
 
 
 def alibi_slopes(heads: int, device: torch.device) -> Tensor:
@@ -99,8 +59,7 @@ def attend(
     Raises:
         HeadwayError: the backend is unknown, or cannot run here.
     """
-    if backend == "sdpa" and need_lse:
-        backend = "flex_attention" if q.is_cuda and q.shape[-1] >= FLEX_WIDTH else "eager"
+    backend = chosen_backend(backend, q.is_cuda, q.shape[-1], need_lse)
     if backend == "sdpa":
         return _sdpa(q, k, v, visible, scale), None
     if backend == "flex_attention":
@@ -110,6 +69,13 @@ def attend(
     raise HeadwayError(
         f"attn_implementation: {backend!r} is unknown; accepted are {', '.join(BACKENDS)}"
     )
+
+
+def chosen_backend(backend: str, cuda: bool, head_dim: int, need_lse: bool) -> str:
+    """Which of the implementations `attend` takes; arguments as there."""
+    if backend == "sdpa" and need_lse:
+        return "flex_attention" if cuda and head_dim >= FLEX_WIDTH else "eager"
+    return backend
 
 
 def scores(q: Tensor, k: Tensor, visible: Visibility, scale: float) -> Tensor:
@@ -182,21 +148,14 @@ def _flex(
             f"attn_implementation: 'flex_attention' has no kernel for heads of {q.shape[-1]} "
             f"channels; accepted are {FLEX_WIDTH} and more, or sdpa and eager"
         )
-    from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
+    from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
-    positions, offset, slopes = visible.positions, visible.offset, visible.slopes
-
-    def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        column = query + offset
-        return (key <= column) & (key >= column - positions[batch, query])
+    offset, slopes = visible.offset, visible.slopes
 
     def alibi(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         assert slopes is not None
         return score - slopes[head] * (query + offset - key)
 
-    blocks = create_block_mask(
-        seen, q.shape[0], None, q.shape[2], visible.keys, device=str(q.device)
-    )
     fused: Any = flex_attention
     kernel = fused if torch.compiler.is_compiling() else _compiled_flex()
     out, aux = kernel(
@@ -204,7 +163,7 @@ def _flex(
         k,
         v,
         score_mod=None if slopes is None else alibi,
-        block_mask=blocks,
+        block_mask=visible.blocks or visible.found_blocks(),
         scale=scale,
         enable_gqa=q.shape[1] != k.shape[1],
         return_aux=AuxRequest(lse=True),

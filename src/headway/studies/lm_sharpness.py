@@ -14,7 +14,8 @@ from torch import Tensor
 
 from headway.decoder import HeadwayForCausalLM
 from headway.mechanisms.selective_attention import SelectiveAttentionModule, Temperature
-from headway.ops.attention import Visibility, scores
+from headway.ops.attention import scores
+from headway.ops.visibility import Visibility
 
 BINS = 5
 """Of tokens by how frequent they are, each with as much of the text."""

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from headway.decoder import HeadwayForCausalLM
 from headway.mechanisms.layer_shortcut import ShortcutAttention
-from headway.ops.attention import Visibility, scores
+from headway.ops.attention import scores
+from headway.ops.visibility import Visibility
 from headway.studies.claims import Measures, Run
 from headway.studies.lm_course import DIGITS, Course
 from headway.training.matched import forward_operations

@@ -10,7 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from headway.decoder import HeadwayForCausalLM
-from headway.ops.attention import Visibility, scores
+from headway.ops.attention import scores
+from headway.ops.visibility import Visibility
 from headway.training.run import next_token_loss, precision
 
 EARLY = range(40, 60)

@@ -131,14 +131,28 @@ def _train(
         _stopped(stopping, step, settings, processes.is_main)
 
 
+def chosen_attention(settings: TrainSettings, ours: bool, cuda: bool) -> str:
+    """The implementation of attention that a run takes.
+
+    Args:
+        settings: of the run.
+        ours: the model is our decoder.
+        cuda: it is on a GPU.
+    """
+    if settings.attention != "auto":
+        return settings.attention
+    # FlexAttention in layers compiled one by one has yet to be seen on a GPU since its blocks are
+    # found outside of them; when they were found inside, it read outside of its tensors there.
+    one_by_one = settings.compile and settings.sharding != "none"
+    packed = settings.reset_positions and ours
+    return "flex_attention" if packed and cuda and not one_by_one else "sdpa"
+
+
 def _prepared(blueprint: Blueprint, device: torch.device) -> nn.Module:
     """The model as it is handed to the Trainer."""
     settings = blueprint.settings
-    attention = settings.attention
-    if attention == "auto":
-        packed = settings.reset_positions and blueprint.config.model_type == "headway"
-        attention = "flex_attention" if packed and device.type == "cuda" else "sdpa"
-    model: Any = blueprint.build(attention)
+    ours, cuda = blueprint.config.model_type == "headway", device.type == "cuda"
+    model: Any = blueprint.build(chosen_attention(settings, ours, cuda))
     if settings.reset_positions and blueprint.config.model_type != "headway":
         check_packing(model)
     if settings.activation_checkpointing:
