@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from headway.decoder import HeadwayConfig, HeadwayForCausalLM
-from headway.mechanisms import KVShift, Mechanism, ResidualStream, SelectiveAttention
+from headway.mechanisms import (
+    KVShift,
+    Mechanism,
+    ResidualStream,
+    SelectiveAttention,
+    SinkLogit,
+)
+from headway.training.packed import document_positions
 from headway.training.sharding import compile_layers
 
 
@@ -49,3 +56,38 @@ def test_few_programs_for_many_layers(
         ours = model(ids, labels=ids, use_cache=False)
     torch.testing.assert_close(ours.loss, twin(ids, labels=ids, use_cache=False).loss)
     assert len(made) == programs
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="FlexAttention is compiled for a GPU")
+@pytest.mark.parametrize("sink", [False, True], ids=["packed", "packed-and-log-sum-exp"])
+def test_packed_documents_in_layers_that_are_compiled_by_themselves(sink: bool) -> None:
+    """FlexAttention there, against plain attention: losses and gradients, batch after batch."""
+    config = HeadwayConfig(
+        vocab_size=64,
+        hidden_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        max_position_embeddings=512,
+        mechanisms=[KVShift(), SelectiveAttention(), *([SinkLogit()] if sink else [])],
+    )
+    torch.manual_seed(0)
+    model, twin = (HeadwayForCausalLM(config).cuda() for _ in range(2))
+    twin.load_state_dict(model.state_dict())
+    model.set_attn_implementation("flex_attention")
+    twin.set_attn_implementation("eager")
+    torch.compiler.reset()
+    compile_layers(model)
+    for length in (512, 512, 300):
+        ids = torch.randint(64, (4, length), device="cuda")
+        given = {"position_ids": document_positions(ids, 7), "use_cache": False}
+        with torch.no_grad():
+            torch.testing.assert_close(
+                model(ids, **given).logits, twin(ids, **given).logits, rtol=0, atol=1e-2
+            )
+        losses = [one(ids, labels=ids, **given).loss for one in (model, twin)]
+        for loss in losses:
+            loss.backward()
+        torch.testing.assert_close(*losses, rtol=1e-3, atol=1e-3)
+        for mine, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad, theirs.grad, rtol=5e-2, atol=5e-3)
