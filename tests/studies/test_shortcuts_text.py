@@ -178,6 +178,7 @@ def test_other_studies_take_a_built_corpus_too(text: Path, tmp_path: Path) -> No
 
 
 CONTROLS = ["reproduced"] * 6
+UNTOLD = "not testable at this scale"
 
 
 def verdicts(gains: dict[str, float], **seen: float) -> list[str]:
@@ -197,6 +198,9 @@ def test_verdicts_follow_from_results() -> None:
     narrow = verdicts(GAINS, effective=1.2, adaptive=0.01, rank_correlation=-0.5, elsewhere=0.2)
     assert narrow[3:6] == ["not reproduced"] * 3
     assert narrow[11] == "not reproduced"
+    even = verdicts(GAINS, effective=3.99)
+    assert even == ["reproduced"] * 3 + [UNTOLD] * 2 + ["reproduced"] * 6 + [UNTOLD]
+    assert verdicts(GAINS, effective=8.99)[3:6] == [UNTOLD] * 3  # of 4 layers, and of 9
 
 
 def test_what_is_written_before_says_where_the_set_up_differs() -> None:

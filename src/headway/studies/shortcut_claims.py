@@ -19,11 +19,14 @@ from headway.studies.shortcut_arms import (
     SHORTCUT,
     STATIC,
     Condition,
+    taps_of,
 )
 
 PAPER = "arXiv 2409.10870"
 MAPS = f"{PAPER}, attention maps, second-hand"
 NOT_TESTED = "not tested"
+EVEN = 0.99
+"""Share of all layers that are read over which attention spreads before it has learned anything."""
 MEASURE = (
     "Loss on held-out tokens in nats, paired by seed, each arm at the learning rate that is best "
     "for it. Of shortcuts over positions, how the last layer's attention lies over layers and "
@@ -48,6 +51,16 @@ def _mean(arm: str, name: str, results: Results) -> Estimate | None:
     return mean_of(measured(results, arm, name))
 
 
+def _of_map(condition: Condition, kind: str, name: str, results: Results) -> Estimate | None:
+    """A measure of where attention lies; None where it lies as evenly as before training."""
+    [shape] = condition.extents[results.size].shapes
+    layers = shape.layers - 1 if kind == ALL else len(taps_of(shape.layers))
+    spread = _mean(condition.arm(kind), "effective", results)
+    if spread is None or spread.value > EVEN * layers:
+        return None
+    return _mean(condition.arm(kind), name, results)
+
+
 def _seen(
     condition: Condition,
     sentence: str,
@@ -67,9 +80,10 @@ def _seen(
         shown=shown,
         criterion=criterion,
         arms=(arm,),
-        estimate=partial(_mean, arm, name),
+        estimate=partial(_of_map, condition, kind, name),
         sizes=("paper",),
         seeds=SEEDS,
+        differs="Attention that is as even over layers as before training tells nothing.",
     )
 
 
