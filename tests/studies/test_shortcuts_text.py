@@ -177,7 +177,6 @@ def test_other_studies_take_a_built_corpus_too(text: Path, tmp_path: Path) -> No
         _ = named.corpus
 
 
-CONTROLS = ["reproduced"] * 6
 UNTOLD = "not testable at this scale"
 
 
