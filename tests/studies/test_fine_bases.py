@@ -16,16 +16,16 @@ import pytest
 import torch
 from safetensors import safe_open
 from small_comparisons import write_text
-from small_language_models import asked, make_tiny
+from small_selective import make_tiny_selective, tiny_course
 
 from headway.decoder import HeadwayForCausalLM
 from headway.errors import HeadwayError
-from headway.studies import lm_course, selective_lm
+from headway.studies import lm_course
 from headway.studies.claims import Run
 from headway.studies.lm_course import Course, Extent
 from headway.studies.lm_fine import BASE, BASES, Base, FineCourse
 from headway.studies.running import run_study
-from headway.studies.selective_arms import ARMS, CONTINUATIONS, FINE
+from headway.studies.selective_arms import FINE
 from headway.studies.selective_lm import SELECTIVE_LM
 from headway.studies.tuning import FIRST_TUNING_SEED, TEST
 
@@ -34,16 +34,12 @@ Trained = Counter[tuple[str, int]]
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Extent:
-    made = make_tiny(monkeypatch, selective_lm)
-    short = replace(CONTINUATIONS["small"], base_steps=6, steps=10)
-    monkeypatch.setattr(selective_lm, "CONTINUATIONS", {"small": short, "paper": short})
-    return made
+    return make_tiny_selective(monkeypatch)
 
 
 @pytest.fixture
 def course(tiny: Extent, text: Path, tmp_path: Path) -> FineCourse:
-    continuation = selective_lm.CONTINUATIONS["small"]
-    return FineCourse(ARMS, tiny, asked(text, tmp_path), continuation=continuation)
+    return tiny_course(tiny, text, tmp_path)
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_language_models import asked, compared_run, make_tiny, raced
+from small_language_models import compared_run, raced
+from small_selective import make_tiny_selective, tiny_course
 
 from headway.mechanisms.selective_attention import SelectiveAttention, Temperature
-from headway.studies import selective_lm
 from headway.studies.claims import Estimate, Results, Run, Verdict, findings
 from headway.studies.lm_claims import LOWER
 from headway.studies.lm_course import Course, Extent, Shape
@@ -23,7 +23,6 @@ from headway.studies.lm_sharpness import Spikiness, Temperatures, operator_norms
 from headway.studies.running import run_study
 from headway.studies.selective_arms import (
     ARMS,
-    CONTINUATIONS,
     EXTENTS,
     FINE,
     PARTS,
@@ -39,16 +38,12 @@ from headway.studies.tuning import TEST
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Extent:
-    made = make_tiny(monkeypatch, selective_lm)
-    short = replace(CONTINUATIONS["small"], base_steps=6, steps=10)
-    monkeypatch.setattr(selective_lm, "CONTINUATIONS", {"small": short, "paper": short})
-    return made
+    return make_tiny_selective(monkeypatch)
 
 
 @pytest.fixture
 def course(tiny: Extent, text: Path, tmp_path: Path) -> FineCourse:
-    continuation = selective_lm.CONTINUATIONS["small"]
-    return FineCourse(ARMS, tiny, asked(text, tmp_path), continuation)
+    return tiny_course(tiny, text, tmp_path)
 
 
 def run_of(arm: str, seed: int = 0) -> Run:
