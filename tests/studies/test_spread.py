@@ -107,7 +107,7 @@ def test_what_ended_is_kept_where_another_job_refused(
             run_study(SELECTIVE_THEORY, asked, "command")
     kept = {name: len(content["runs"]) for name, content in found(tmp_path).items()}
     assert kept == {f"{ARMS[0]}.json": 2, f"{ARMS[1]}.json": 1, f"{ARMS[2]}.json": 2}
-    run_study(SELECTIVE_THEORY, replace(asked, executor="local"), "command")
+    run_study(SELECTIVE_THEORY, replace(asked, executor="local", executor_options=()), "command")
     assert all(len(content["runs"]) == 2 for content in found(tmp_path).values())
 
 

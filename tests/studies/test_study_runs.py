@@ -160,6 +160,8 @@ def test_settings_that_a_study_heeds_are_part_of_what_its_results_are(tmp_path: 
         ({"arms": ("amr",)}, r"arms: 'amr' is unknown \(did you mean 'arm'\?\); accepted are base"),
         ({"seeds": 0}, "seeds: 0 is not accepted; accepted are 1 and more"),
         ({"seed": -1}, "seed: -1 is not accepted"),
+        ({"job": "run"}, "job: 'run' is not accepted without executor"),
+        ({"executor_options": (("num_gpus", "1"),)}, "executor_options: .* without executor"),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_is_written(
@@ -196,6 +198,26 @@ def test_arms_that_another_study_runs_the_same_are_taken_from_its_files(tmp_path
     assert json.loads((tmp_path / "arm.json").read_text())["study"] == "made"
     with pytest.raises(HeadwayError, match=r"json is of another kind; accepted is a f"):
         read_runs(tmp_path, other)
+
+
+def test_a_folder_of_another_study_is_refused_before_its_page_is_lost(tmp_path: Path) -> None:
+    other = study(name="other", arms={"theirs": "something else"})
+    add_run(tmp_path, other, Results("small", {}), result(Run("theirs", 0), loss=7.0))
+    (tmp_path / "notes.json").write_text("{")
+    with pytest.raises(HeadwayError, match="holds results of headway study other; accepted is an"):
+        run_study(study(), settings(tmp_path), "a")
+    assert {path.name for path in tmp_path.iterdir()} == {"theirs.json", "notes.json"}
+
+
+@pytest.mark.parametrize("lost", ["measures", "made", "options"])
+def test_a_run_that_lacks_a_part_is_refused(tmp_path: Path, lost: str) -> None:
+    made = study()
+    add_run(tmp_path, made, Results("small", {}), result(Run("arm", 0), loss=7.0))
+    content = json.loads((tmp_path / "arm.json").read_text())
+    del content["runs"][0][lost]
+    (tmp_path / "arm.json").write_text(json.dumps(content))
+    with pytest.raises(HeadwayError, match=rf"arm\.json is damaged \(KeyError\('{lost}'\)\)"):
+        read_runs(tmp_path, made)
 
 
 def test_files_of_different_sizes_are_no_study(tmp_path: Path) -> None:

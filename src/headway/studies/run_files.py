@@ -25,10 +25,13 @@ def read_runs(folder: Path, study: Study) -> Results | None:
     """What a folder holds of a study; None where there is nothing of it.
 
     Raises:
-        HeadwayError: a file that cannot be read, or files of different sizes or settings.
+        HeadwayError: a file that cannot be read, files of different sizes or settings, or results
+            of another study beside them.
     """
     files = {arm: folder / f"{arm}.json" for arm in study.arms}
     loaded = {arm: _load(path, study) for arm, path in files.items() if path.exists()}
+    for path in sorted(set(folder.glob("*.json")) - set(files.values())):
+        _refuse_strangers(path, study)
     if not loaded:
         return None
     first = next(iter(loaded.values()))
@@ -39,7 +42,7 @@ def read_runs(folder: Path, study: Study) -> Results | None:
                     f"results: {files[arm]} was made with {name} {other[name]!r}, another there "
                     f"with {first[name]!r}; accepted are results of the same {name}"
                 )
-    found = [result for content in loaded.values() for result in _results(content)]
+    found = [result for arm, content in loaded.items() for result in _results(content, files[arm])]
     return Results(first["size"], first["settings"], tuple(found))
 
 
@@ -47,7 +50,7 @@ def add_run(folder: Path, study: Study, before: Results, result: Result) -> None
     """Add one run to the file of its arm, in one step; a run that is there stays as it is."""
     path = folder / f"{result.run.arm}.json"
     with _in_turn(folder):
-        there = _results(_load(path, study)) if path.exists() else []
+        there = _results(_load(path, study), path) if path.exists() else []
         if result.run.key not in {r.run.key for r in there}:
             head = (study.name, before.size, dict(before.settings), result.run.arm)
             both = sorted([*there, result], key=lambda r: (r.run.seed, r.run.key))
@@ -106,14 +109,34 @@ def _load(path: Path, study: Study) -> dict[str, Any]:
     return dict(content)
 
 
-def _results(content: Mapping[str, Any]) -> list[Result]:
-    return [
-        Result(
-            Run(content["arm"], run["seed"], run["options"]),
-            run["measures"],
-            ended=run["ended"],
-            seconds=run["seconds"],
-            **content["made"][run["made"]],
-        )
-        for run in content["runs"]
-    ]
+def _refuse_strangers(path: Path, study: Study) -> None:
+    """Of a file that is no arm's: results of another study, whose page would be lost."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if isinstance(content, dict) and HEAD[:2] == tuple(content)[:2]:
+        made_by = content["study"]
+        if made_by not in (study.name, *study.takes):
+            raise HeadwayError(
+                f"out: {path.parent} holds results of headway study {made_by}; accepted is another "
+                "folder"
+            )
+
+
+def _results(content: Mapping[str, Any], path: Path) -> list[Result]:
+    try:
+        return [
+            Result(
+                Run(content["arm"], run["seed"], run["options"]),
+                run["measures"],
+                ended=run["ended"],
+                seconds=run["seconds"],
+                **content["made"][run["made"]],
+            )
+            for run in content["runs"]
+        ]
+    except (KeyError, TypeError, IndexError) as error:
+        raise HeadwayError(
+            f"results: {path} is damaged ({error!r}); accepted is a file as headway study wrote it"
+        ) from error

@@ -115,6 +115,13 @@ def settled(study: Study, settings: StudySettings) -> StudySettings:
                 f"arms: {arm!r} is unknown{nearest(arm, study.arms)}; accepted are "
                 f"{', '.join(study.arms)}"
             )
+    if settings.executor == "local":
+        for name, default in (("executor_options", ()), ("job", "arm")):
+            if (value := getattr(settings, name)) != default:
+                raise HeadwayError(
+                    f"{name}: {value!r} is not accepted without executor; accepted is --executor "
+                    "ray or slurm beside it"
+                )
     if settings.seed < 0:
         raise HeadwayError(f"seed: {settings.seed} is not accepted; accepted are 0 and more")
     seeds = study.seeds[settings.size] if settings.seeds is None else settings.seeds
