@@ -16,7 +16,13 @@ from headway.decoder import HeadwayConfig
 from headway.studies import combine_parts, combine_runs, combine_table, lm_cost
 from headway.studies.claims import Result, Results, Run, Size, Verdict, findings
 from headway.studies.combine import CHOSEN, CLAIMS, COMBINE
-from headway.studies.combine_found import SCREENED, chosen_parts, effects_on, tokens_needed
+from headway.studies.combine_found import (
+    SCREENED,
+    chosen_parts,
+    effects_on,
+    step_ratio,
+    tokens_needed,
+)
 from headway.studies.combine_parts import (
     ARMS,
     CONFIRMING,
@@ -198,6 +204,17 @@ def test_tokens_are_read_off_runs_of_their_own() -> None:
     assert found is not None
     gain = -sum(GAINS[part] for part in RECOMMENDED_PARTS)
     assert found.value == pytest.approx(max(SHARES[0], 1 - gain / 0.5), abs=0.02)
+
+
+def test_each_process_that_timed_steps_counts_as_a_seed_and_all_rounds_are_resampled() -> None:
+    runs = [Run(CHOSEN, seed, {"stage": COST}) for seed in (0, 3)]
+    ratios = ([1.0] * ROUNDS, [1.1] * ROUNDS)
+    timed = [result(run, step_ratios=of) for run, of in zip(runs, ratios, strict=True)]
+    found = step_ratio(CHOSEN, Results("paper", {}, tuple(timed)))
+    assert found is not None
+    assert (found.seeds, found.value) == (2, 1.05)
+    assert (found.low, found.high) == (1.0, 1.1)
+    assert step_ratio(CHOSEN, Results("paper", {})) is None
 
 
 def test_tables_say_what_was_found() -> None:

@@ -237,7 +237,8 @@ def test_errors_are_compared_as_the_median_of_ratios() -> None:
     assert broken is not None
     assert (broken.value, broken.seeds, broken.p) == (2.0, 3, pytest.approx(2 / 2**3))
     lost = error_ratio({0: math.inf, 1: 1.0, 2: math.inf}, {0: 1.0, 1: 1.0, 2: 1.0})
-    assert lost is None
+    assert lost is not None
+    assert (lost.value, lost.low, lost.high, lost.seeds) == (math.inf, 1.0, math.inf, 3)
 
 
 def test_errors_are_drawn_on_a_logarithmic_axis() -> None:

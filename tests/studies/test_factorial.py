@@ -99,6 +99,26 @@ def test_an_interaction_moves_no_main_effect_and_widens_all_intervals() -> None:
         )
 
 
+def test_an_interaction_is_found_among_pairs_that_cannot_be_told_apart() -> None:
+    responses = {
+        run: {0: 3 - 0.4 * ("stream" in run) + 0.05 * level("shift", run) * level("gate", run)}
+        for run in DESIGN.runs
+    }
+    found = DESIGN.interactions(responses)
+    largest, *others = found
+    assert ("shift", "gate") in largest
+    assert found[largest] == pytest.approx(0.1)
+    assert all(found[pairs] == pytest.approx(0, abs=1e-12) for pairs in others)
+    assert sorted(pair for pairs in found for pair in pairs) == sorted(
+        combinations(DESIGN.factors, 2)
+    )
+    for pairs in found:
+        for one, other in combinations(pairs, 2):
+            word = tuple(f for f in DESIGN.factors if (f in one) != (f in other))
+            assert word in DESIGN.defining
+    assert DESIGN.interactions({}) == {}
+
+
 def test_intervals_hold_what_they_say() -> None:
     draw = random.Random(1)
     held = []

@@ -296,6 +296,7 @@ def test_made_up_results_of_the_published_kind_are_reproduced() -> None:
     [
         ({"value": (930, 380)}, 0, Verdict.PARTLY),
         ({"value": (1100, 380)}, 0, Verdict.NOT_REPRODUCED),
+        ({"value": (None, 380)}, 0, Verdict.NOT_REPRODUCED),
         ({"value": (760, 470)}, 1, Verdict.PARTLY),
         ({"value": (760, 520)}, 1, Verdict.NOT_REPRODUCED),
         ({"key": (700, 350)}, 2, Verdict.NOT_REPRODUCED),

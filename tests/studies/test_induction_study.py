@@ -275,6 +275,8 @@ def test_made_up_results_of_the_published_kind_are_reproduced() -> None:
         ({"key_offset": 80}, 13, Verdict.NOT_REPRODUCED),
         ({"short_conv": 80}, 14, Verdict.NOT_REPRODUCED),
         ({"kv_shift": 0.9, "key_shift": 0.9}, 7, Verdict.NOT_TESTABLE),
+        ({"kv_shift": 0.9}, 7, Verdict.NOT_REPRODUCED),
+        ({"plain_4": 0.9}, 4, Verdict.REPRODUCED),
     ],
 )
 def test_each_claim_can_fail(changed: dict[str, Any], number: int, verdict: Verdict) -> None:

@@ -12,7 +12,7 @@ from made_studies import ARMS, claim, results, study, written
 
 from headway.report.tables import escaped
 from headway.studies.catalogue import CLAIM_STUDIES, STUDIES
-from headway.studies.claims import Claim, Estimate, Study, Verdict, within
+from headway.studies.claims import SURE, Claim, Estimate, Study, Verdict, findings, within
 from headway.studies.ledger import SMALL, ledger, main
 from headway.studies.lm_cost import COST
 from headway.studies.run_files import add_run, read_runs
@@ -195,9 +195,17 @@ def test_claims_are_complete(one: Claim) -> None:
         assert words
         assert escaped(words)
     values = [0.0, 0.5, 0.75, 1.0, 2.0, -1.0, 1e-13, 0.9999, one.published or 0.0]
-    verdicts = {one.criterion.judge(Estimate(v, v, v, 10)) for v in values}
+    verdicts = {one.criterion.judge(Estimate(v, v, v, 10, p=0.01)) for v in values}
     assert Verdict.REPRODUCED in verdicts
     assert Verdict.NOT_REPRODUCED in verdicts
+
+
+@pytest.mark.parametrize(("place", "made"), COMMITTED_PARTS)
+def test_figures_have_the_p_value_that_their_claims_ask_for(place: Path, made: Study) -> None:
+    found = read_runs(place, made)
+    assert found is not None
+    asked = [f for f in findings(made.claims, found) if SURE in f.claim.criterion.words]
+    assert [f.claim.claim for f in asked if f.ours is not None and f.ours.p is None] == []
 
 
 @pytest.mark.parametrize("study", CLAIM_STUDIES, ids=lambda s: s.name)

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
+import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from made_studies import settings
+from scipy import stats
 from small_language_models import compared_run, raced
 
 from headway.errors import HeadwayError
-from headway.studies.claims import Result, Results
+from headway.report.statistics import SIGNIFICANCE
+from headway.studies.claims import Estimate, Result, Results
 from headway.studies.lm_rates import SHARE, Rates, best_rate, compared, measured
 from headway.studies.lm_shares import share_needed, share_without_interval
 from headway.studies.running import settled
@@ -158,7 +165,7 @@ def test_the_share_needed_is_where_lines_between_runs_meet_the_other_loss(
 
 
 def test_the_interval_of_the_share_is_over_seeds() -> None:
-    unsure = shares({0.5: 3.0, None: 1.0}, 2.0)
+    unsure = shares({0.5: 3.0, None: 0.5}, 2.0)
     runs = [
         replace(r, measures={**r.measures, "loss": r.measures["loss"] + 0.1 * (r.run.seed - 1)})
         if r.run.arm == "base" and r.run.options["stage"] == TEST
@@ -167,5 +174,48 @@ def test_the_interval_of_the_share_is_over_seeds() -> None:
     ]
     ours = share_needed("arm", "base", (0.5,), found(*runs))
     assert ours is not None
-    assert ours.value == pytest.approx(0.75)
-    assert (ours.low, ours.high) == (pytest.approx(0.725), pytest.approx(0.775))
+    assert ours.value == pytest.approx(0.7)
+    reach = stats.sem([1.1, 1.0, 0.9]) * stats.t.ppf(0.975, 2)
+    ends = [0.5 + 0.5 * (1 + side * reach) / 2.5 for side in (-1, 1)]
+    assert [ours.low, ours.high] == pytest.approx(ends)
+    assert ours.p == pytest.approx(stats.ttest_rel([0.5] * 3, [1.9, 2.0, 2.1]).pvalue)
+
+
+SHARES = (0.5, 0.75)
+
+
+def drawn_shares(columns: Sequence[Sequence[float]]) -> Estimate:
+    """From losses by seed with each share, with all, and of the other arm."""
+    *arm, base = columns
+    runs = [shared_run("base", seed, loss) for seed, loss in enumerate(base)]
+    for share, losses in zip((*SHARES, None), arm, strict=True):
+        runs += [shared_run("arm", seed, loss, share) for seed, loss in enumerate(losses)]
+    races = [*raced("arm", {2.0: 1}), *raced("base", {2.0: 1})]
+    ours = share_needed("arm", "base", SHARES, found(*races, *runs))
+    assert ours is not None
+    return ours
+
+
+LOSSES = st.lists(st.integers(0, 400).map(lambda n: n / 100), min_size=3, max_size=3)
+
+
+@given(st.lists(LOSSES, min_size=4, max_size=4))
+def test_a_share_lies_in_its_interval_and_is_sure_where_its_p_value_is(
+    columns: list[list[float]],
+) -> None:
+    ours = drawn_shares(columns)
+    assert ours.low - 1e-9 <= ours.value <= ours.high + 1e-9
+    assert ours.p is not None
+    if ours.p < SIGNIFICANCE and fmean(columns[2]) < fmean(columns[3]):
+        assert ours.high <= 1
+
+
+def test_intervals_of_three_seeds_hold_the_share_as_often_as_they_say() -> None:
+    draw = random.Random(0)
+    rounds = 400
+    held = 0
+    for _ in range(rounds):
+        columns = [[draw.gauss(mean, 0.2) for _ in range(3)] for mean in (3.0, 2.5, 1.5, 2.0)]
+        ours = drawn_shares(columns)
+        held += ours.low <= 0.875 <= ours.high
+    assert held / rounds >= 0.93

@@ -18,7 +18,9 @@ LOSSES = {"base": {s: 3.0 + s / 10 for s in range(4)}, "arm": {s: 2.0 + s / 10 f
 MADE = study(
     claim("both arms"),
     claim("the base alone", arms=("base",), criterion=within(5.0, 0.1)),
-    claim("too small", seeds=30),
+    claim("too few seeds", seeds=30),
+    claim("too small", sizes=()),
+    claim("no figure", estimate=lambda _: None),
 )
 
 
@@ -35,7 +37,9 @@ def test_claims_that_were_tested_stand_on_the_page(folder: Path) -> None:
     made = filled(page("made"), folder, [MADE])
     assert "| both arms | -1.000 | -1.000 | 4 | *reproduced* | [made](../LEDGER.md#made) |" in made
     assert "| the base alone | -1.000 | -1.000 | 4 | *not reproduced* |" in made
+    assert "| too few seeds | -1.000 | -1.000 | 4 | *not testable at this scale* |" in made
     assert "too small" not in made
+    assert "no figure" not in made
     assert "old" not in made
     assert made.startswith("# A page\n\n<!-- claims of made -->\n")
     assert made.endswith("<!-- end of claims -->\n\nThe end.\n")

@@ -279,9 +279,12 @@ def test_verdicts_follow_from_results() -> None:
     ("ours", "verdict"),
     [
         (Estimate(-1, -2, -0.5, 3, p=0.01), Verdict.REPRODUCED),
-        (Estimate(-1, -2, 0.5, 3, p=0.01), Verdict.PARTLY),
         (Estimate(-1, -2, -0.5, 3, p=0.2), Verdict.PARTLY),
-        (Estimate(1, -2, 4, 3, p=0.01), Verdict.NOT_REPRODUCED),
+        (Estimate(-1, -2, -0.5, 3), Verdict.PARTLY),
+        (Estimate(-0.006, -0.1, 0.09, 3, p=0.9), Verdict.NOT_TESTABLE),
+        (Estimate(0.01, -0.005, 0.03, 3, p=0.3), Verdict.NOT_TESTABLE),
+        (Estimate(-0.001, -0.004, 0.002, 3, p=0.6), Verdict.NOT_REPRODUCED),
+        (Estimate(1, 0.5, 1.5, 3, p=0.01), Verdict.NOT_REPRODUCED),
     ],
 )
 def test_a_loss_is_lower_with_its_interval_and_its_p_value(

@@ -281,6 +281,13 @@ def test_a_ratio_is_paired_and_counts_those_who_never_got_there(
     assert alone.value == pytest.approx(550 / 2000)
     never = dict.fromkeys(base, math.inf)
     assert steps_ratio(never, never, 1e4) is None
+    lost = steps_ratio(never, base, 1e4)
+    assert lost is not None
+    assert (lost.value, lost.low, lost.high, lost.seeds) == (math.inf, math.inf, math.inf, 10)
+    assert lost.p == pytest.approx(2 / 2**10)
+    half = steps_ratio({s: math.inf if s < 5 else 0.8 * n for s, n in base.items()}, base, 1e4)
+    assert half is not None
+    assert (half.value, half.low, half.high) == (math.inf, pytest.approx(0.8), math.inf)
     same = steps_ratio(base, base, 1e4)
     assert same is not None
     assert (same.value, same.p) == (1.0, 1.0)
@@ -291,13 +298,16 @@ def test_a_ratio_is_paired_and_counts_those_who_never_got_there(
     [
         (0.7, 0.9, 0.01, Verdict.REPRODUCED),
         (0.9, 0.95, 0.01, Verdict.PARTLY),
-        (0.7, 1.0, 0.01, Verdict.NOT_REPRODUCED),
-        (0.7, 0.9, 0.06, Verdict.NOT_REPRODUCED),
+        (0.7, 1.0, 0.01, Verdict.NOT_TESTABLE),
+        (0.7, 0.9, 0.06, Verdict.NOT_TESTABLE),
+        (0.7, 0.9, None, Verdict.NOT_TESTABLE),
         (1.3, 1.4, 0.01, Verdict.NOT_REPRODUCED),
+        (1.0, 1.1, 1.0, Verdict.NOT_REPRODUCED),
+        (math.inf, math.inf, 0.01, Verdict.NOT_REPRODUCED),
     ],
 )
 def test_faster_is_judged_by_interval_p_and_size(
-    value: float, high: float, p: float, verdict: Verdict
+    value: float, high: float, p: float | None, verdict: Verdict
 ) -> None:
     assert faster(0.76).judge(Estimate(value, value - 0.1, high, 10, p)) is verdict
     if verdict is Verdict.PARTLY:

@@ -11,6 +11,7 @@ from headway.report.cells import Table
 from headway.report.page import REPORT_NAME, Section, fill_page, legend, pairs
 from headway.report.words import probability
 from headway.studies.claims import Finding, Results, Study, findings
+from headway.studies.rates_told import rate_tables
 
 
 def claim_table(study: Study, results: Results) -> Table:
@@ -62,7 +63,7 @@ def render(study: Study, results: Results) -> str:
     sections = [
         Section("claims", "Claims", study.measure, tables=(claim_table(study, results),)),
         Section("measured", "What was measured", study.differs[results.size],
-                study.figures(results), study.tables(results),
+                study.figures(results), (*study.tables(results), *rate_tables(study, results)),
                 nothing="No figure can be drawn yet."),
     ]  # fmt: skip
     facts = [

@@ -6,6 +6,7 @@ A study says all this before anything is run. Verdicts are computed from results
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -23,7 +24,7 @@ SIZES: tuple[Size, ...] = ("small", "paper")
 
 
 class Verdict(StrEnum):
-    """What a study says of a claim."""
+    """What a study says of a claim: the last one too where seeds are too few to tell."""
 
     REPRODUCED = "reproduced"
     PARTLY = "partly"
@@ -99,6 +100,29 @@ def _reaches(surely: bool, probably: bool) -> Verdict:
     return Verdict.PARTLY if probably else Verdict.NOT_REPRODUCED
 
 
+SURE = f"Holm p < {SIGNIFICANCE}"
+"""What `is_sure` asks for, in words."""
+
+
+def is_sure(ours: Estimate) -> bool:
+    """Whether the p-value says so too; a figure without one is never sure."""
+    return ours.p is not None and ours.p < SIGNIFICANCE
+
+
+def unless(reached: str) -> str:
+    """What becomes of a figure that shows nothing, in words.
+
+    Args:
+        reached: where its interval must not reach, lest as much as would count is left open.
+    """
+    return f"else not reproduced, but not testable where the interval reaches {reached}"
+
+
+def left_open(reached: bool) -> Verdict:
+    """The same as a verdict."""
+    return Verdict.NOT_TESTABLE if reached else Verdict.NOT_REPRODUCED
+
+
 def difference(published: float, share: float = 0.5) -> Criterion:
     """A difference on the published side of zero, surely, and not much smaller than published.
 
@@ -106,20 +130,46 @@ def difference(published: float, share: float = 0.5) -> Criterion:
         published: difference, not zero.
         share: of it that ours must reach; less is partly.
     """
-    side = 1 if published > 0 else -1
+    side = math.copysign(1, published)
+    enough = share * abs(published)
 
     def judge(ours: Estimate) -> Verdict:
-        outside = min(side * ours.low, side * ours.high) > 0
-        if not outside or (ours.p is not None and ours.p >= SIGNIFICANCE):
-            return Verdict.NOT_REPRODUCED
-        large = side * ours.value >= share * abs(published)
-        return Verdict.REPRODUCED if large else Verdict.PARTLY
+        nearest, farthest = sorted((side * ours.low, side * ours.high))
+        if nearest > 0 and is_sure(ours):
+            return Verdict.REPRODUCED if side * ours.value >= enough else Verdict.PARTLY
+        return left_open(farthest >= enough)
 
     return Criterion(
-        f"{'above' if side > 0 else 'below'} zero with its interval, Holm p < {SIGNIFICANCE}, and "
-        f"at least {share:.0%} of the published; partly: less of it",
+        f"{_beyond_zero(published)}, {SURE}, and at least {share:.0%} of the published; partly: "
+        f"less of it; {unless('so far')}",
         judge,
     )
+
+
+def beyond_zero(matters: float, shown: str = "g") -> Criterion:
+    """A difference on one side of zero, surely, where none was published as a figure.
+
+    Args:
+        matters: the least difference on that side that would matter, not zero.
+        shown: its format.
+    """
+    side = math.copysign(1, matters)
+
+    def judge(ours: Estimate) -> Verdict:
+        nearest, farthest = sorted((side * ours.low, side * ours.high))
+        if nearest > 0:
+            return Verdict.REPRODUCED if is_sure(ours) else Verdict.PARTLY
+        return left_open(farthest >= abs(matters))
+
+    return Criterion(
+        f"{_beyond_zero(matters)}, {SURE}; partly: without the p-value; "
+        f"{unless(format(matters, shown))}",
+        judge,
+    )
+
+
+def _beyond_zero(difference: float) -> str:
+    return f"{'above' if difference > 0 else 'below'} zero with its interval"
 
 
 def no_difference(margin: float, shown: str = "g") -> Criterion:
@@ -268,6 +318,8 @@ class Study:
         figures: drawn from the results.
         tables: of them, besides that of the claims.
         takes: names of studies that run arms of the same names the same: their files are its own.
+        rate: the learning rate that is chosen for an arm by its tuning runs, of a study that has
+            such; None before them.
     """
 
     name: str
@@ -285,6 +337,7 @@ class Study:
     figures: Callable[[Results], Sequence[Figure]]
     tables: Callable[[Results], Sequence[Table]] = lambda _: ()
     takes: tuple[str, ...] = ()
+    rate: Callable[[Results, str], float | None] | None = None
 
     @property
     def counts(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from statistics import median
 
 from headway.studies.claims import Estimate, Results
@@ -18,11 +19,20 @@ SCREENED = "screening"
 
 def effects_on(results: Results, name: str) -> dict[str, Estimate]:
     """What each part does to a measure of the screening; nothing before it is whole."""
+    return DESIGN.effects(_responses(results, name))
+
+
+def pairs_on(results: Results, name: str) -> dict[tuple[Subset, ...], float]:
+    """What pairs of parts do beyond their effects, as `Factorial.interactions`."""
+    return DESIGN.interactions(_responses(results, name))
+
+
+def _responses(results: Results, name: str) -> dict[Subset, dict[int, float]]:
     responses: dict[Subset, dict[int, float]] = {}
     for result in results.of(map(name_of, DESIGN.runs), stage=SCREENED):
         if (value := result.measures.get(name)) is not None:
             responses.setdefault(SUBSETS[result.run.arm], {})[result.run.seed] = float(value)
-    return DESIGN.effects(responses)
+    return responses
 
 
 def chosen_parts(results: Results) -> Subset:
@@ -46,10 +56,11 @@ def tokens_share(arm: str, results: Results) -> float | None:
 
 
 def step_ratio(arm: str, results: Results) -> Estimate | None:
-    """Step time over plain's: the median of rounds with its bootstrap interval."""
+    """Step time over plain's: the median of rounds with its bootstrap interval; each process that
+    measured it counts as a seed."""
+    processes = results.of([arm], stage=COST)
     ratios: list[tuple[float, ...]] = [
-        (ratio,)
-        for found in results.of([arm], stage=COST)
-        for ratio in found.measures["step_ratios"]
+        (ratio,) for process in processes for ratio in process.measures["step_ratios"]
     ]
-    return resampled(ratios, lambda rounds: median(ratio for (ratio,) in rounds))
+    found = resampled(ratios, lambda rounds: median(ratio for (ratio,) in rounds))
+    return None if found is None else replace(found, seeds=len(processes))

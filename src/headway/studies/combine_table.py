@@ -21,6 +21,7 @@ from headway.studies.claims import Estimate, Results
 from headway.studies.combine_found import (
     chosen_parts,
     effects_on,
+    pairs_on,
     step_ratio,
     tokens_needed,
     tokens_share,
@@ -42,6 +43,12 @@ READING_PARTS = (
     "Main effects in the screening, at equal operations: the mean of all runs with a part less "
     "that of all runs without it. Loss in nats per token; chosen are parts that lower it with "
     "their whole 95 % interval."
+)
+READING_PAIRS = (
+    "Pairs of parts in the same runs: the mean loss of models with both or neither, less that of "
+    "models with one of the two. Above zero, the two together give less than the sum of their "
+    "effects; below zero, more. Pairs of one row cannot be told apart. The intervals above count "
+    "these as noise."
 )
 READING_ARMS = (
     "Fresh seeds, each model at its own learning rate. Loss in nats per token, its differences "
@@ -86,6 +93,18 @@ def part_table(results: Results) -> Table:
             for part, effect in on["loss"].items()
         ),
     )  # fmt: skip
+
+
+def pair_table(results: Results) -> Table:
+    """One row for pairs of parts that the screening cannot tell apart, the largest first."""
+    return Table(
+        title="What pairs of parts do beyond that",
+        columns=("pairs", "loss"),
+        rows=tuple(
+            (", or ".join(" with ".join(pair) for pair in pairs), words.signed(found))
+            for pairs, found in pairs_on(results, "loss").items()
+        ),
+    )
 
 
 def arm_table(results: Results) -> Table:
@@ -181,8 +200,9 @@ def conclusion(results: Results) -> str:
 
 
 def markdown(results: Results) -> str:
-    """The conclusion and both tables, for documentation."""
+    """The conclusion and all tables, for documentation."""
     parts = [escaped(conclusion(results)), READING_PARTS, markdown_table(part_table(results)),
+             READING_PAIRS, markdown_table(pair_table(results)),
              READING_ARMS, markdown_table(arm_table(results))]  # fmt: skip
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 

@@ -21,7 +21,14 @@ from headway.studies.claims import Estimate, Measures, Results, Run, Size, Study
 from headway.studies.courses import Course, follow, seed_of, task_batches
 from headway.studies.estimates import median_ratio
 from headway.studies.speed import signed_rank_p
-from headway.studies.tuning import TEST, Points, Tuning, compared_runs, measures_of
+from headway.studies.tuning import (
+    TEST,
+    Points,
+    Tuning,
+    chosen_rate,
+    compared_runs,
+    measures_of,
+)
 from headway.tasks.base import Sample, Task
 from headway.training.ensemble import Call, Ensemble
 from headway.training.update_rules import AdamW
@@ -275,6 +282,7 @@ def error_study(races: Mapping[Size, ErrorRace], **told: Any) -> Study:
             tuple(races[settings.size].arms), settings, results
         ),
         perform=lambda runs, settings: races[settings.size].perform(runs, settings),
+        rate=chosen_rate,
         **told,
     )
 

@@ -63,8 +63,11 @@ def resampled(
 def median_ratio(arm: Mapping[int, float], base: Mapping[int, float]) -> Estimate | None:
     """Median over arm / base of the seeds that both have, with its bootstrap interval.
 
-    A run that never got there is infinite (its ratio too, unless neither did: such a seed does not
-    count). None where the median itself is infinite.
+    A run that never got there is infinite, and so is its ratio: the median is where the arm got
+    there in no more than half of the seeds. A seed where neither did does not count.
+
+    Returns:
+        None below two seeds that count.
     """
     shared = sorted(arm.keys() & base.keys())
     ratios = [
@@ -72,5 +75,4 @@ def median_ratio(arm: Mapping[int, float], base: Mapping[int, float]) -> Estimat
         for s in shared
         if not (math.isinf(arm[s]) and math.isinf(base[s]))
     ]
-    found = resampled(ratios, lambda rows: median(row[0] for row in rows))
-    return found if found is not None and math.isfinite(found.value) else None
+    return resampled(ratios, lambda rows: median(row[0] for row in rows))

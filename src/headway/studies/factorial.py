@@ -7,7 +7,7 @@ resolution IV is confounded with products of three and more factors alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, combinations, product
@@ -101,18 +101,12 @@ class Factorial:
         """
         from scipy.stats import t
 
-        by_run = [responses.get(run, {}) for run in self.runs]
-        seeds = sorted(set.intersection(*(set(found) for found in by_run)))
+        seeds, centred = self._centred(responses)
         if not seeds:
             return {}
-        centred = []
-        for seed in seeds:
-            mean = fmean(found[seed] for found in by_run)
-            centred += [(run, by_run[i][seed] - mean) for i, run in enumerate(self.runs)]
-        effects = {f: 2 * fmean(self._signed(f, *row) for row in centred) for f in self.factors}
+        effects = {f: _contrast((f,), centred) for f in self.factors}
         residual = [
-            y - sum(self._signed(f, run, effects[f]) for f in self.factors) / 2
-            for run, y in centred
+            y - sum(_sign((f,), run) * effects[f] for f in self.factors) / 2 for run, y in centred
         ]
         freedom = len(centred) - len(seeds) - len(self.factors)
         error = 2 * math.sqrt(sum(r * r for r in residual) / freedom / len(centred))
@@ -128,6 +122,43 @@ class Factorial:
             for f, effect in effects.items()
         }
 
-    @staticmethod
-    def _signed(factor: str, run: Subset, value: float) -> float:
-        return value if factor in run else -value
+    def interactions(
+        self, responses: Mapping[Subset, Mapping[int, float]]
+    ) -> dict[tuple[Subset, ...], float]:
+        """What pairs of factors do beyond what each does: the mean response of runs in which both
+        are on or both off, less that of the others. Pairs that no run tells apart stand together.
+
+        Args:
+            responses: as of `effects`.
+
+        Returns:
+            The largest first; nothing without a seed that all runs have.
+        """
+        seeds, centred = self._centred(responses)
+        alike: dict[tuple[int, ...], list[Subset]] = {}
+        for pair in combinations(self.factors, 2):
+            alike.setdefault(tuple(_sign(pair, run) for run in self.runs), []).append(pair)
+        found = {tuple(pairs): _contrast(pairs[0], centred) for pairs in alike.values() if seeds}
+        return dict(sorted(found.items(), key=lambda item: -abs(item[1])))
+
+    def _centred(
+        self, responses: Mapping[Subset, Mapping[int, float]]
+    ) -> tuple[list[int], list[tuple[Subset, float]]]:
+        """Seeds that all runs have, and the runs' responses less the mean of their seed."""
+        by_run = [responses.get(run, {}) for run in self.runs]
+        seeds = sorted(set.intersection(*(set(found) for found in by_run)))
+        centred = []
+        for seed in seeds:
+            mean = fmean(found[seed] for found in by_run)
+            centred += [(run, by_run[i][seed] - mean) for i, run in enumerate(self.runs)]
+        return seeds, centred
+
+
+def _sign(factors: Subset, run: Subset) -> int:
+    """Of the product of factors in a run."""
+    return math.prod(1 if factor in run else -1 for factor in factors)
+
+
+def _contrast(factors: Subset, centred: Sequence[tuple[Subset, float]]) -> float:
+    """The mean where the product of factors is 1, less that where it is -1."""
+    return 2 * fmean(_sign(factors, run) * y for run, y in centred)

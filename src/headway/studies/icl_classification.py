@@ -25,6 +25,7 @@ from headway.studies.icl_training import ARMS, EXTENTS, perform
 from headway.studies.race_table import race_table
 from headway.studies.speed import faster, steps_ratio
 from headway.studies.tuning import (
+    chosen_rate,
     race_points,
     score_points,
     steps_of,
@@ -182,4 +183,5 @@ ICL_CLASSIFICATION = Study(
     perform=perform,
     figures=_figures,
     tables=lambda results: [race_table(results, ARMS, EXTENTS[results.size].tuning.published)],
+    rate=chosen_rate,
 )

@@ -34,7 +34,7 @@ from headway.studies.estimates import mean_of
 from headway.studies.lm_claims import LOWER, OURS, SEEDS, adds, compare
 from headway.studies.lm_course import HEEDS, Arm, Course, Extent, Shape, performing
 from headway.studies.lm_marks import losses_and_marks
-from headway.studies.lm_rates import Rates, compared, measured
+from headway.studies.lm_rates import Rates, best_rate, compared, measured
 
 HIGH, HIGHER = 1e-2, 4e-2
 """Learning rates that should be too high: the paper's, and one of ours."""
@@ -261,4 +261,5 @@ KV_SHIFT_LM = Study(
     ),
     perform=lambda runs, settings: performing(ARMS, EXTENTS, look)(runs, settings),
     figures=partial(losses_and_marks, tuple(ARMS), QUADRANT_TEXT, _marks),
+    rate=best_rate,
 )

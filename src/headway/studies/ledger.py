@@ -20,6 +20,7 @@ from headway.report.words import probability
 from headway.studies.claim_page import told
 from headway.studies.claims import Finding, Result, Results, Study, findings
 from headway.studies.mechanism_pages import filled
+from headway.studies.rates_told import rate_tables
 from headway.studies.run_files import read_runs
 
 NAME = "LEDGER.md"
@@ -42,8 +43,9 @@ seed share their first weights, not their data.
 |---|---|
 | *reproduced* | what would count, counts |
 | *partly* | the weaker condition holds that is written beside it |
-| *not reproduced* | neither holds |
-| *not testable at this scale* | too small a size, too few seeds, or no run got to the figure |
+| *not reproduced* | neither holds; of a gain, as much as would count is ruled out |
+| *not testable at this scale* | too small a size, too few seeds, no run got to the figure, or the \
+interval shows nothing and reaches as much as would count: too few seeds to tell |
 """
 
 
@@ -123,6 +125,7 @@ def _section(parts: Sequence[Part]) -> str:
         f"## {study.name}\n",
         f"{escaped(study.claim)} ({escaped(study.source)})\n",
         markdown_table(table),
+        *(table for part in parts if part.told for table in _rates(part)),
         "Where our set-up differs, for all claims of a size:\n",
         *(f"- {_set_up(part)}" for part in parts if part.told),
         "\nCommands:\n",
@@ -152,6 +155,11 @@ def _row(part: Part, found: Finding, commands: Sequence[str]) -> tuple[str, ...]
         _dates(found.results),
         ", ".join(f"[{arm}]({part.place}/{arm}.json)" for arm in claim.arms),
     )
+
+
+def _rates(part: Part) -> list[str]:
+    tables = rate_tables(part.study, part.results)
+    return [f"{made.title}, size {part.results.size}:\n\n{markdown_table(made)}" for made in tables]
 
 
 def _set_up(part: Part) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from headway.report.statistics import SIGNIFICANCE
 from headway.studies.claims import (
     SIZES,
     Claim,
     Criterion,
     Estimate,
     Results,
-    Verdict,
+    beyond_zero,
     within,
 )
 from headway.studies.estimates import exact, paired
@@ -24,18 +23,11 @@ LOSS: Part = ("loss",)
 OURS = "ours; not in the paper"
 SEEDS = 3
 """That a comparison needs."""
-
-
-def _lower(ours: Estimate) -> Verdict:
-    if ours.high < 0 and (ours.p is None or ours.p < SIGNIFICANCE):
-        return Verdict.REPRODUCED
-    return Verdict.PARTLY if ours.value < 0 else Verdict.NOT_REPRODUCED
-
-
-LOWER = Criterion(
-    f"below zero with its interval, Holm p < {SIGNIFICANCE}; partly: the figure alone", _lower
-)
-"""Of a difference that is published without a figure."""
+MATTERS = -0.005
+"""A difference of losses that would matter, in nats: of an interval that holds both it and zero,
+nothing follows."""
+LOWER = beyond_zero(MATTERS)
+"""Of a difference of losses that is published without a figure."""
 
 
 def less(

@@ -14,13 +14,14 @@ from pathlib import Path
 from headway.errors import HeadwayError
 from headway.report.cells import Table
 from headway.report.tables import markdown_table
-from headway.studies.claims import Finding, Study, Verdict, findings
+from headway.studies.claims import Finding, Size, Study, Verdict, findings
 from headway.studies.run_files import read_runs
 
 MARKED = re.compile(r"(<!-- claims of (.+?) -->\n).*?(<!-- end of claims -->)", re.DOTALL)
 TOLD = """\
-Claims that were run at a size that can test them. The [ledger](../LEDGER.md) has all, with
-commands, devices and where our set-up differs from the paper's.
+Claims that were run at a size that can test them; where a verdict says that they are not testable,
+too few seeds were run. The [ledger](../LEDGER.md) has all, with commands, devices and where our
+set-up differs from the paper's.
 """
 WAITING = """\
 None of its claims was run yet at a size that can test it: see the [ledger](../LEDGER.md).
@@ -57,9 +58,15 @@ def _rows(word: str, folder: Path, known: Mapping[str, Study]) -> list[tuple[str
     return [
         _row(name, found)
         for found in findings(known[name].claims, results)
-        if found.verdict not in (None, Verdict.NOT_TESTABLE)
-        and (not arm or arm in found.claim.arms)
+        if _told(found, results.size) and (not arm or arm in found.claim.arms)
     ]
+
+
+def _told(found: Finding, size: Size) -> bool:
+    """Whether a claim has a figure of a size that can test it, if of too few seeds."""
+    if found.verdict != Verdict.NOT_TESTABLE:
+        return found.verdict is not None
+    return found.ours is not None and size in found.claim.sizes
 
 
 def _row(study: str, found: Finding) -> tuple[str, ...]:

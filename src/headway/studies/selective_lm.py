@@ -28,7 +28,7 @@ from headway.studies.estimates import mean_of
 from headway.studies.lm_claims import LOWER, OURS, SEEDS, compare
 from headway.studies.lm_course import DIGITS, HEEDS, Course, performing
 from headway.studies.lm_fine import FineCourse
-from headway.studies.lm_rates import measured
+from headway.studies.lm_rates import best_rate, measured
 from headway.studies.lm_shares import share_needed
 from headway.studies.lm_sharpness import Spikiness, Temperatures, operator_norms
 from headway.studies.selective_arms import (
@@ -240,4 +240,5 @@ SELECTIVE_LM = Study(
     runs=_runs,
     perform=_perform,
     figures=selective_figures,
+    rate=best_rate,
 )

@@ -14,7 +14,7 @@ from headway.decoder import HeadwayForCausalLM
 from headway.report.cells import Table
 from headway.studies.claims import Measures, Results, Run, Size, Study
 from headway.studies.lm_course import HEEDS, Course, Extent
-from headway.studies.lm_rates import compared
+from headway.studies.lm_rates import best_rate, compared
 from headway.studies.shortcut_arms import (
     KINDS,
     PLAIN,
@@ -115,4 +115,5 @@ SHORTCUTS_MODALITIES = Study(
     figures=lambda results: shortcut_figures(CONDITIONS, results),
     tables=lambda results: [*loss_tables(CONDITIONS, results), *sample_table(results)],
     takes=(SHORTCUTS_TEXT.name,),
+    rate=best_rate,
 )

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from headway.studies.claims import Results, Run, Size, Study
 from headway.studies.lm_course import HEEDS, Extent, Shape
-from headway.studies.lm_rates import Rates
+from headway.studies.lm_rates import Rates, best_rate
 from headway.studies.shortcut_arms import KINDS, Condition, perform_conditions, runs_of
 from headway.studies.shortcut_claims import (
     MEASURE,
@@ -81,4 +81,5 @@ SHORTCUTS_TEXT = Study(
     perform=lambda runs, settings: perform_conditions(CONDITIONS, look, runs, settings),
     figures=lambda results: shortcut_figures(CONDITIONS, results),
     tables=lambda results: loss_tables(CONDITIONS, results),
+    rate=best_rate,
 )

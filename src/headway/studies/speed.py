@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from headway.report.statistics import SIGNIFICANCE
-from headway.studies.claims import Criterion, Estimate, Verdict
+from headway.studies.claims import SURE, Criterion, Estimate, Verdict, is_sure, left_open, unless
 from headway.studies.estimates import median_ratio
 
 
@@ -18,7 +17,7 @@ def steps_ratio(
 
     Against the arm throughout: where it did not reach the score it is infinitely slow, and where
     only the other did not, that one counts as if it had at the end. A seed where neither did does
-    not count.
+    not count; None where fewer than two are left.
 
     Args:
         arm, base: steps by seed, infinite where the score was not reached.
@@ -56,6 +55,11 @@ def signed_rank_p(differences: Sequence[float]) -> float:
     return min(1.0, tail / sum(ways) * 2)
 
 
+MATTERS = 0.95
+"""A ratio that would matter where none was published: of an interval that holds both it and 1,
+nothing follows."""
+
+
 def faster(published: float, share: float = 0.5) -> Criterion:
     """Surely fewer steps, and not much less of a gain than published.
 
@@ -63,14 +67,17 @@ def faster(published: float, share: float = 0.5) -> Criterion:
         published: ratio of steps, at most 1; 1 where no size was published.
         share: of the published gain that ours must reach; less is partly.
     """
+    sized = published < 1
+    enough = 1 - share * (1 - published)
 
     def judge(ours: Estimate) -> Verdict:
-        unsure = ours.p is not None and ours.p >= SIGNIFICANCE
-        if ours.high >= 1 or unsure:
-            return Verdict.NOT_REPRODUCED
-        large = 1 - ours.value >= share * (1 - published)
-        return Verdict.REPRODUCED if large else Verdict.PARTLY
+        if ours.high < 1 and is_sure(ours):
+            return Verdict.REPRODUCED if ours.value <= enough else Verdict.PARTLY
+        return left_open(ours.low <= (enough if sized else MATTERS))
 
-    sure = f"below 1 with its interval, Holm p < {SIGNIFICANCE}"
     size = f", and at least {share:.0%} of the published gain; partly: less of it"
-    return Criterion(sure + (size if published < 1 else ""), judge)
+    return Criterion(
+        f"below 1 with its interval, {SURE}{size if sized else ''}; "
+        f"{unless('so far' if sized else f'{MATTERS:g}')}",
+        judge,
+    )

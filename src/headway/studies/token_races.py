@@ -21,7 +21,7 @@ from headway.studies.courses import (
     task_batches,
 )
 from headway.studies.race_table import race_table
-from headway.studies.tuning import Tuning, last_of, measures_of, settled
+from headway.studies.tuning import Tuning, chosen_rate, last_of, measures_of, settled
 from headway.tasks.base import IGNORED, Sample, Task
 from headway.training.ensemble import Call, Ensemble
 from headway.training.initialise import seed_weights
@@ -206,6 +206,7 @@ def race_study(races: Mapping[Size, TokenRace], **told: Any) -> Study:
         ),
         perform=lambda runs, settings: races[settings.size].perform(runs, settings),
         tables=lambda results: [race_table(results, races[results.size].arms)],
+        rate=chosen_rate,
         **told,
     )
 

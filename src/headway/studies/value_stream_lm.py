@@ -29,7 +29,7 @@ from headway.studies.lm_claims import LOWER, OURS, Part, adds, compare
 from headway.studies.lm_course import DIGITS, HEEDS, Arm, Course, Extent, Shape, performing
 from headway.studies.lm_marks import losses_and_marks
 from headway.studies.lm_names import PROMPTS, names_measured
-from headway.studies.lm_rates import Rates, measured
+from headway.studies.lm_rates import Rates, best_rate, measured
 
 ARMS = {
     "plain": Arm(about="no stream"),
@@ -190,4 +190,5 @@ VALUE_STREAM_LM = Study(
     ),
     perform=lambda runs, settings: performing(ARMS, EXTENTS, look)(runs, settings),
     figures=partial(losses_and_marks, tuple(ARMS), NAMES, _marks),
+    rate=best_rate,
 )
