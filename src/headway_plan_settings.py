@@ -34,9 +34,10 @@ class PlanSettings:
     context: int = 4096
     """Tokens a sequence."""
     batch_size: int = 256
-    """Sequences a step, of all GPUs, and at least one for each."""
+    """Sequences a step, of all GPUs: a multiple of their number, or fewer for one on each."""
     micro_batch_size: int | None = None
-    """Sequences that a GPU computes at a time (default: the quickest that fits)."""
+    """Sequences that a GPU computes at a time, a divisor of its share of a step (default: the
+    quickest that fits)."""
     weights: Literal["float32", "bfloat16"] = "float32"
     """Of weights, gradients and moments of AdamW; the forward pass is in bfloat16."""
     mechanisms: str = "vanilla"

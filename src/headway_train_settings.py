@@ -27,7 +27,7 @@ class TrainSettings:
     """TOML file of any of these settings, with `_` where a flag has `-`; a flag counts for more."""
     preset: Literal["toy-2l", "llama-124m", "gpt2-124m"] | None = None
     """Settings to start from: 'toy-2l' (minutes on 2 CPU cores), 'llama-124m' and 'gpt2-124m' (one
-    GPU or more); the file counts for more, and a flag for most."""
+    GPU or more), with --model all but the sizes; the file counts for more, and a flag for most."""
     print_config: bool = False
     """Print all settings as TOML and do nothing."""
     out: Path = Path("runs/train")
@@ -38,7 +38,7 @@ class TrainSettings:
     hf:NAME; else Python's sources."""
     tokenizer: str | None = None
     """'bpe' (byte-level, from the training split; the default), 'bytes', 'characters', or the path
-    of a tokenizer.json; with --model its own."""
+    of a tokenizer.json; a built corpus and --model have their own."""
     vocab_size: int | None = None
     """Vocabulary of the trained BPE (default: 32768), else of a new model (default: that of the
     corpus)."""
@@ -91,7 +91,8 @@ class TrainSettings:
     weight_decay: float = 0.1
     """Decoupled, on matrices; norms, biases and what mechanisms learn beside are not decayed."""
     schedule: Literal["wsd", "cosine"] = "wsd"
-    """After the warm-up: stable, then linear decay to a tenth of the peak; or a cosine to it."""
+    """After the warm-up: stable, then linear decay towards a tenth of the peak, which it has after
+    the last step; or a cosine to it."""
     warmup: float = 0.02
     """Share of the steps in which the rate rises."""
     decay: float = 0.2
@@ -180,6 +181,21 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Settings by the name of a preset; all others stay at their defaults. A vocabulary is that of a
 tokenizer to be trained."""
 
+OF_A_NEW_MODEL = (
+    "architecture",
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "position",
+    "norm",
+    "hidden_act",
+    "initializer_range",
+)
+"""Settings that a trained model has its own of: refused beside one, and left out of a preset."""
+
 _NOT_IN_A_FILE = ("config", "print_config")
 
 
@@ -187,8 +203,9 @@ def settings_before_flags(words: Sequence[str]) -> TrainSettings:
     """The settings that flags then change: defaults, the preset over them, the file over that.
 
     Args:
-        words: as typed after `headway train`; looked at are --config, --preset, and whether a
-            tokenizer is trained, as a preset's vocabulary is one of that.
+        words: as typed after `headway train`; looked at are --config, --preset, --model, as a
+            preset's sizes are those of a new one, and whether a tokenizer is trained, as its
+            vocabulary is one of that.
 
     Raises:
         WrongConfig: a file that is missing, no TOML, or holds an unknown setting or a wrong type.
@@ -202,8 +219,9 @@ def settings_before_flags(words: Sequence[str]) -> TrainSettings:
             f"{', '.join(PRESETS)}"
         )
     values = dict(PRESETS.get(str(preset), {}))
-    if not _trains_a_tokenizer(words, told):
-        values.pop("vocab_size", None)
+    trained = _typed(words, "--model") or told.get("model")
+    own = OF_A_NEW_MODEL if trained else () if _trains_a_tokenizer(words, told) else ("vocab_size",)
+    values = {name: value for name, value in values.items() if name not in own}
     found = TrainSettings(**values)
     if path is None:
         return found

@@ -15,6 +15,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM
 import headway
 import headway_cli
 from headway import KVShift, SinkLogit
+from headway.corpora import read_documents
+from headway.corpora.splits import split_documents
+from headway.corpora.tokens import build_corpus
 from sink_models import SENTENCES, model, saved
 
 ASKED = ("--tokens", "16", "--samples", "6", "--no-battery")
@@ -63,7 +66,6 @@ def test_table_json_and_files(
     assert told["profile"] == data["profile"]
 
     # The same samples and numbers as in Python.
-    from headway.corpora import read_documents
     from headway.waiver.loading import load_for_profile
     from headway.waiver.samples import sample_text
 
@@ -110,6 +112,25 @@ def test_what_it_takes(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[
             assert told["profile"]["token_texts"][-1] == "[SEP]"
         if name == "own":
             assert max(max(row) for row in told["profile"]["mass"]) < 1
+
+
+def test_a_built_corpus_is_read_from_its_test_split(
+    tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where it is in the model's own tokens."""
+    folder = saved(model("llama"), tmp_path / "model")
+    build_corpus(text, f"{folder}/tokenizer.json", 0, 10**6).save(tmp_path / "own")
+    raw = split_documents(read_documents(text, 10**6))["test"]
+    (tmp_path / "raw.jsonl").write_text("\n".join(json.dumps({"text": part}) for part in raw))
+    told = []
+    for source in ("own", "raw.jsonl"):
+        words = ["sinks", folder, "--text", source, *ASKED, "--samples", "3", "--json"]
+        assert headway_cli.main(words) == 0
+        told.append(json.loads(capsys.readouterr().out)["profile"])
+    assert told[0] == told[1]
+    build_corpus(text, "bytes", 0, 10**6).save(tmp_path / "other")
+    assert headway_cli.main(["sinks", folder, "--text", "other", *ASKED]) == 2
+    assert "'other' is a built corpus of another tokenizer than" in capsys.readouterr().err
 
 
 def small() -> dict[str, Any]:

@@ -168,6 +168,15 @@ def test_auto_takes_the_quickest_that_fits() -> None:
         assert plan.fits or gpus == 8
 
 
+@pytest.mark.parametrize(("sequences", "made"), [(24, 24), (120, 120), (5, 8)])
+def test_a_step_has_the_sequences_that_are_asked_for(sequences: int, made: int) -> None:
+    """Or one a GPU, where they are fewer."""
+    (row,) = planned(PlanSettings(shapes=("1b",), gpus=(8,), context=1024, batch_size=sequences))
+    work = row.plan.work
+    assert 8 * work.micro_batch_size * work.accumulation == made
+    assert row.plan.tokens == made * 1024
+
+
 def test_the_efficiency_that_is_asked_for_is_planned_with() -> None:
     asked = PlanSettings(shapes=("1b",), gpus=(1,))
     (one,), (other,) = planned(asked), planned(replace(asked, efficiency=0.9))
@@ -189,6 +198,12 @@ def test_the_efficiency_that_is_asked_for_is_planned_with() -> None:
         (("1b", "--mechanisms", "kv_shft"), "mechanisms: 'kv_shft' is unknown"),
         (("1b", "--mechanisms", "attention_residual"), "attention_residual reads other layers"),
         (("2b",), "shapes: '2b' is unknown"),
+        ((), "shapes: none is given; accepted are 124m, 350m"),
+        (("1b", "--gpus"), "gpus: none is given"),
+        (("1b", "--gpus=3", "--batch-size=4"), "4 sequences cannot be shared out evenly to 3 GPUs"),
+        (("1b", "--tensor-parallel=2", "--batch-size=6"), "evenly to 4 groups of 2 GPUs"),
+        (("1b", "--micro-batch-size", "5"), "5 does not divide the 32 sequence(s) that each of 8"),
+        (("1b", "--gpus=512", "--micro-batch-size=2"), "micro_batch_size: 2 does not divide the 1"),
     ],
 )  # fmt: skip
 def test_refusals(words: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]) -> None:

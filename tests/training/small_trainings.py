@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from command_processes import call, start
+from headway_train_settings import OF_A_NEW_MODEL
 
 SIZES: dict[str, Any] = {
     "tokenizer": "bytes",
@@ -46,8 +47,10 @@ def write_text(folder: Path) -> Path:
 
 
 def words(out: Path, text: Path | None, **changes: Any) -> list[str]:
-    """The command; True is a flag alone, False and None are left out."""
-    values = SIZES | {"text": text, "out": out} | changes
+    """The command; True is a flag alone, False and None are left out, sizes beside a model too."""
+    own = OF_A_NEW_MODEL if "model" in changes else ()
+    sizes = {name: value for name, value in SIZES.items() if name not in own}
+    values = sizes | {"text": text, "out": out} | changes
     given = [(f"--{k.replace('_', '-')}", v) for k, v in values.items()]
     given = [(k, v) for k, v in given if v is not None and v is not False]
     return ["train", *(w for k, v in given for w in ([k] if v is True else [k, str(v)]))]

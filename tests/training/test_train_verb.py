@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_trainings import records, run, words, write_text
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, get_scheduler
 
 import headway
 import headway_cli
@@ -20,9 +20,10 @@ from headway.corpora.midi import midi_of_notes
 from headway.corpora.performance import Notes
 from headway.corpora.tokens import build_corpus
 from headway.training import train_checks
-from headway.training.optimisation import adamw
+from headway.training.optimisation import adamw, schedule
 from headway.training.train_run import chosen_attention
 from headway_train_settings import (
+    OF_A_NEW_MODEL,
     PRESETS,
     TrainSettings,
     settings_before_flags,
@@ -138,6 +139,19 @@ REFUSED = {
     "both": ({"corpus": "here"}, "it and text are both given"),
     "heads": ({"num_attention_heads": 3}, "hidden_size: 16 is not divisible"),
     "no model": ({"model": "nowhere/at/all", "tokenizer": None}, "nowhere/at/all"),
+    "width beside a model": (
+        {"model": "nowhere", "tokenizer": None, "hidden_size": 16},
+        "hidden_size: 16 and model='nowhere' are both given; accepted is one of them",
+    ),
+    "architecture beside a model": (
+        {"model": "nowhere", "tokenizer": None, "architecture": "llama"},
+        "architecture: 'llama' and model='nowhere' are both given",
+    ),
+    "vocabulary beside a model": (
+        {"model": "nowhere", "tokenizer": None, "vocab_size": 300},
+        "vocab_size: 300 and model='nowhere' are both given",
+    ),
+    "folder mistyped": ({"model": "models/smal", "tokenizer": None}, "'models/smal' is no folder"),
     "long context": ({"context": 100_000}, "context=100000"),
 }
 if not torch.cuda.is_available():
@@ -145,9 +159,11 @@ if not torch.cuda.is_available():
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused_before_anything_is_trained(tmp_path, text, capsys, name):
+def test_refused_before_anything_is_trained(tmp_path, text, capsys, monkeypatch, name):
     changes, told = REFUSED[name]
     out = tmp_path / "run"
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
     assert run(out, text, **changes) == 2
     (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("headway: ")]
     assert told in line
@@ -174,6 +190,22 @@ def test_a_corpus_that_does_not_fit(tmp_path, text, trained, capsys):
     changes = {"model": trained / "model", "mechanisms": "vanilla", **fields}
     assert run(tmp_path / "b", None, **changes) == 2
     assert "was built with another tokenizer than that of" in capsys.readouterr().err
+
+
+def test_a_built_corpus_has_its_own_tokenizer(tmp_path, text, capsys):
+    short = {"steps": 1, "eval_every": 0}
+    for name, others in (("bytes", ("bpe", "characters")), ("bpe", ("bytes",))):
+        built = tmp_path / name
+        build_corpus(str(text), name, 300, 100_000).save(built)
+        for asked in others:
+            for source, place in ((None, {"corpus": built}), (built, {})):
+                assert run(tmp_path / "refused", source, tokenizer=asked, **place) == 2
+                told = f"tokenizer: {asked!r} is not that of the corpus {str(built)!r}"
+                assert told in capsys.readouterr().err
+                assert not (tmp_path / "refused/run.json").exists()
+        for asked in (name, str(built / "tokenizer.json")):
+            out = tmp_path / f"{name}-{asked == name}"
+            assert run(out, None, corpus=built, tokenizer=asked, **short) == 0
 
 
 def test_raw_music_is_trained_on(tmp_path, monkeypatch, capsys):
@@ -277,6 +309,12 @@ def test_the_vocabulary_of_a_preset_is_that_of_a_tokenizer_to_be_trained(trained
         assert settings_before_flags(["--preset", "toy-2l", *more]).vocab_size is None
 
 
+def test_the_sizes_of_a_preset_are_those_of_a_new_model():
+    found = settings_before_flags(["--preset", "toy-2l", "--model", "mine"])
+    assert (found.steps, found.context) == (400, 128)
+    assert all(getattr(found, name) == getattr(TrainSettings, name) for name in OF_A_NEW_MODEL)
+
+
 def test_flags_come_before_the_file_and_the_file_before_the_preset(tmp_path, capsys):
     file = tmp_path / "run.toml"
     file.write_text('preset = "toy-2l"\nsteps = 30\nseed = 4\n[[mechanisms]]\nname = "kv_shift"\n')
@@ -327,6 +365,26 @@ def test_groups_of_parameters():
     assert {"norm" in names[id(p)] for p in vectors["params"]} == {True}
     told = sum(len(g["params"]) for g in (matrices, vectors, own))
     assert told == len(names)
+
+
+@pytest.mark.parametrize(("steps", "last"), [(20, 0.325), (1000, 0.1045)])
+def test_the_rate_of_the_last_step_is_as_the_page_says(steps, last):
+    told = schedule(TrainSettings(steps=steps))
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = get_scheduler(
+        told["lr_scheduler_type"],
+        optimizer,
+        num_warmup_steps=told["warmup_steps"],
+        num_training_steps=steps,
+        scheduler_specific_kwargs=told["lr_scheduler_kwargs"],
+    )
+    rates = []
+    for _ in range(steps):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    assert rates[-1] == pytest.approx(last)
+    assert scheduler.get_last_lr()[0] == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(

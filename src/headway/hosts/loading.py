@@ -26,10 +26,12 @@ def read_config(model: str) -> Any:
     Raises:
         HeadwayError: nothing there, or code of its own.
     """
-    where = _where(model)
-    if not Path(model).is_dir() and not _HUB_ID.fullmatch(model):
+    where, path = _where(model), Path(model)
+    # Beside what is here, a mistyped folder is meant: asking the hub for it can take long.
+    here = len(path.parts) > 1 and path.parent.is_dir()
+    if not path.is_dir() and (here or not _HUB_ID.fullmatch(model)):
         raise HeadwayError(f"{where} is no folder; accepted are a folder and an id on the hub")
-    if Path(model).is_dir() and not (Path(model) / "config.json").is_file():
+    if path.is_dir() and not (path / "config.json").is_file():
         raise HeadwayError(
             f"{where} holds no config.json; accepted are folders written by model.save_pretrained"
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -205,29 +204,32 @@ def best(
     sequences: int,
     micro_batch_size: int | None = None,
 ) -> Plan:
-    """The simplest of the quickest plans that fit, for steps of at least `sequences`; the smallest
-    where none does.
+    """The simplest of the quickest plans that fit, for steps of `sequences`; the smallest where
+    none does.
 
     Args:
         config: of the model.
         cluster: that computes.
         work: all that is not chosen here.
         shardings, checkpointing: to choose from.
-        sequences: of a step, of all GPUs; `accumulation` follows.
+        sequences: of a step, of all GPUs, or fewer for one on each; `accumulation` follows.
         micro_batch_size: or None, to choose it.
+
+    Raises:
+        HeadwayError: the GPUs or the sequences cannot be shared out so.
     """
-    shares = max(1, cluster.gpus // work.tensor_parallel)
-    part = max(1, math.ceil(sequences / shares))
+    _check(config, cluster, work)
+    part = _part(cluster, work, sequences, micro_batch_size)
     found, counted = [], count_parameters(config)
     for sharding in shardings:
         for again in checkpointing:
-            for micro in _halves(part) if micro_batch_size is None else (micro_batch_size,):
+            for micro in _divisors(part) if micro_batch_size is None else (micro_batch_size,):
                 chosen = replace(
                     work,
                     sharding=sharding,
                     checkpointing=again,
                     micro_batch_size=micro,
-                    accumulation=math.ceil(part / micro),
+                    accumulation=part // micro,
                 )
                 found.append(estimate(config, cluster, chosen, counted))
     fitting = [plan for plan in found if plan.fits]
@@ -238,12 +240,29 @@ def best(
     return next(plan for plan in fitting if plan.tokens_a_second >= CLOSE * quickest)
 
 
-def _halves(most: int) -> Iterator[int]:
-    """Powers of two up to `most`, the largest first."""
-    power = 1 << (most.bit_length() - 1)
-    while power:
-        yield power
-        power //= 2
+def _part(cluster: Cluster, work: Work, sequences: int, micro_batch_size: int | None) -> int:
+    """Sequences of a step that each GPU computes, or each group that shares layers."""
+    shares = cluster.gpus // work.tensor_parallel
+    those = "GPUs" if work.tensor_parallel == 1 else f"groups of {work.tensor_parallel} GPUs"
+    if sequences > shares and sequences % shares:
+        raise HeadwayError(
+            f"batch_size: {sequences} sequences cannot be shared out evenly to {shares} {those}; "
+            f"accepted are multiples of {shares}, or fewer for one on each"
+        )
+    part = max(1, sequences // shares)
+    if micro_batch_size is not None and part % micro_batch_size:
+        raise HeadwayError(
+            f"micro_batch_size: {micro_batch_size} does not divide the {part} sequence(s) that "
+            f"each of {shares} {those} computes of a batch of {sequences}; accepted are divisors "
+            f"of {part}"
+        )
+    return part
+
+
+def _divisors(number: int) -> list[int]:
+    """The largest first."""
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)}, reverse=True)
 
 
 def _memory(config: HeadwayConfig, counted: Parameters, cluster: Cluster, work: Work) -> Memory:

@@ -11,7 +11,7 @@ from headway.mechanisms.presets import preset_mechanisms
 from headway.planning.activations import cache_bytes
 from headway.planning.devices import device_named
 from headway.planning.estimate import ACTIVATION, Cluster, Plan, Sharding, Work, best
-from headway.planning.shapes import shape_named
+from headway.planning.shapes import SHAPES, shape_named
 from headway.report.cells import Table
 from headway_plan_settings import PlanSettings
 
@@ -45,6 +45,12 @@ def planned(settings: PlanSettings) -> list[Planned]:
     Raises:
         HeadwayError: a setting that is not accepted.
     """
+    for name, accepted in (
+        ("shapes", f"{', '.join(SHAPES)}, or a folder with a config.json"),
+        ("gpus", "whole numbers, 1 and more"),
+    ):
+        if not getattr(settings, name):
+            raise HeadwayError(f"{name}: none is given; accepted are {accepted}")
     for name in ("context", "batch_size", "network"):
         if (value := getattr(settings, name)) <= 0:
             raise HeadwayError(f"{name}: {value} is not accepted; accepted is more than 0")

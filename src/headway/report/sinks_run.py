@@ -8,13 +8,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from headway.corpora import read_documents
+from headway.corpora.cache import same_tokens
+from headway.corpora.tokens import TokenCorpus, is_corpus
 from headway.errors import HeadwayError
 from headway.files import write_atomically, writing_to
 from headway.hosts.loading import device_of
@@ -97,12 +102,30 @@ def _samples(settings: SinksSettings, tokenizer: Any) -> Samples:
     most = enough if settings.text is None else max(enough, MOST_CHARACTERS)
     return sample_text(
         tokenizer,
-        read_documents(settings.text, most),
+        _documents(settings.text, tokenizer, most),
         settings.tokens,
         settings.samples,
         bos=settings.bos,
         seed=settings.seed,
     )
+
+
+def _documents(text: str | None, tokenizer: Any, most: int) -> list[str]:
+    """Of a text; of a built corpus its test split, in tokens that are the model's."""
+    if text is None or not is_corpus(Path(text)):
+        return read_documents(text, most)
+    corpus = TokenCorpus.load(text)
+    encoder = Tokenizer.from_str(corpus.tokenizer_json)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or not same_tokens(encoder, backend):
+        raise HeadwayError(
+            f"text: {text!r} is a built corpus of another tokenizer than the model's; accepted are "
+            "one of the same tokenizer, and raw text"
+        )
+    tokens = corpus.test[:most]
+    parts = np.split(tokens, np.flatnonzero(tokens == corpus.eot))
+    documents = [part[part != corpus.eot].tolist() for part in parts]
+    return encoder.decode_batch([document for document in documents if document])
 
 
 def _profile(

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from headway.corpora.cache import same_tokens, text_corpus
+from headway.corpora.tokenizer import load_tokenizer
 from headway.corpora.tokens import TokenCorpus, is_corpus
 from headway.decoder import HeadwayConfig, HeadwayForCausalLM, HeadwayModel
 from headway.decoder.tensor_parallel import check_shares
@@ -150,6 +151,8 @@ def check_model(settings: TrainSettings) -> None:
 
 def _of_new(settings: TrainSettings) -> Blueprint:
     corpus = _corpus(settings, settings.tokenizer or "bpe")
+    if _built(settings) is not None and settings.tokenizer is not None:
+        _check_tokenizer(settings, settings.tokenizer, corpus)
     text = corpus.description.kind == "text"
     trained_bpe = text and _built(settings) is None and settings.tokenizer in (None, "bpe")
     asked = None if trained_bpe else settings.vocab_size
@@ -186,6 +189,19 @@ def _of_trained(settings: TrainSettings) -> Blueprint:
         )
     mechanisms = _mechanisms(settings, dims_of(config).hidden_size)
     return Blueprint(settings, config, mechanisms, corpus, tokenizer)
+
+
+def _check_tokenizer(settings: TrainSettings, asked: str, corpus: TokenCorpus) -> None:
+    if asked == "bpe":
+        # Trained on a text that is not here; bytes, characters, music and speech have no merges.
+        same = bool(json.loads(corpus.tokenizer_json)["model"].get("merges"))
+    else:
+        same = same_tokens(_encoder(corpus), load_tokenizer(asked, (), corpus.vocab_size))
+    if not same:
+        raise HeadwayError(
+            f"tokenizer: {asked!r} is not that of the corpus {_built(settings)!r}, which was built "
+            "with another one; accepted is to leave it out"
+        )
 
 
 def _check_trained(settings: TrainSettings, config: Any) -> None:

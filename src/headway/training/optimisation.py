@@ -15,7 +15,7 @@ from headway.mechanisms.base import Learned
 from headway_train_settings import TrainSettings
 
 FLOOR = 0.1
-"""Share of the peak at which both schedules end."""
+"""Share of the peak that both schedules reach after the last step."""
 
 
 def adamw(model: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:

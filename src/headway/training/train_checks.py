@@ -11,7 +11,7 @@ from headway.corpora.optional import optional_package
 from headway.errors import HeadwayError
 from headway.hosts.loading import device_of
 from headway.mechanisms.fields import checked_fields
-from headway_train_settings import TrainSettings
+from headway_train_settings import OF_A_NEW_MODEL, TrainSettings
 
 LEAST = {
     "max_characters": 1,
@@ -49,11 +49,8 @@ def checked_device(settings: TrainSettings) -> torch.device:
     _check_numbers(settings)
     if settings.text is not None and settings.corpus is not None:
         raise HeadwayError("corpus: it and text are both given; accepted is one of them")
-    if settings.model is not None and settings.architecture != "headway":
-        raise HeadwayError(
-            f"architecture: {settings.architecture!r} and model={settings.model!r} are both given; "
-            "accepted is one of them, as a trained model has its own"
-        )
+    if settings.model is not None:
+        _check_own(settings, settings.model)
     optional_package("accelerate", "headway train")
     for tracker in settings.report_to:
         if find_spec(tracker) is None:
@@ -71,6 +68,16 @@ def checked_device(settings: TrainSettings) -> torch.device:
             "attention: 'flex_attention' runs on a GPU only; accepted here are auto, sdpa, eager"
         )
     return device
+
+
+def _check_own(settings: TrainSettings, model: str) -> None:
+    for name in OF_A_NEW_MODEL:
+        value = getattr(settings, name)
+        if value != getattr(TrainSettings, name):
+            raise HeadwayError(
+                f"{name}: {value!r} and model={model!r} are both given; accepted is one of them, "
+                "as a trained model has its own"
+            )
 
 
 def _check_numbers(settings: TrainSettings) -> None:
