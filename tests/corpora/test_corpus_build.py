@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import zipfile
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from headway.corpora.performance import Notes, decode, encode
 from headway.corpora.render import render
 from headway.corpora.sources import BadFile, raw_files
 from headway.corpora.splits import SPLITS, SplitName
+from headway.corpora.text import source_digest
 from headway.errors import HeadwayError
 from headway_settings import CorpusBuildSettings, CorpusRenderSettings
 
@@ -224,6 +226,33 @@ def test_a_hostile_archive_is_refused_or_its_bad_members_are_listed(
     assert total == PIECES * TAKES - 1
 
 
+def test_names_of_any_bytes_and_links_in_a_folder(folder: Path, tmp_path: Path) -> None:
+    inside = tmp_path / "music"
+    shutil.copytree(folder, inside)
+    name = os.fsdecode(b"piece\xff")
+    (inside / "composer/3").rename(inside / "composer" / name)
+    (inside / "composer" / name / "cut.mid").write_bytes(performance(0, 0)[:-5])
+    (inside / "out.mid").symlink_to(folder / "composer/1/1.mid")
+    (inside / "more").symlink_to(folder)
+    (inside / "broken.mid").symlink_to("nothing")
+    os.mkfifo(inside / "pipe.mid")
+    settings = music(inside, tmp_path / "out", workers=1)
+    with pytest.raises(HeadwayError, match=r"max_skipped=0.05: 5 of 65 files"):
+        build(settings, silent)
+    corpus = build(replace(settings, max_skipped=0.1), silent)
+    reasons = {item.file: item.reason for item in corpus.description.skipped}
+    assert "cut short" in reasons.pop(r"composer/piece\udcff/cut.mid")
+    assert reasons == {
+        "out.mid": "a link that leads out of the folder",
+        "more": "a link to a folder",
+        "broken.mid": "a link to nothing",
+        "pipe.mid": "no plain file",
+    }
+    total = sum(getattr(corpus.description, split).documents for split in SPLITS)
+    assert total == PIECES * TAKES
+    assert len(source_digest(str(inside), "music")) == 64
+
+
 def test_a_size_that_the_table_of_an_archive_hides_is_found(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.mid", os.urandom(5000))
@@ -300,6 +329,15 @@ def test_a_document_and_a_continuation_become_midi(folder: Path, tmp_path: Path)
     ):
         with pytest.raises(HeadwayError, match=told):
             render(replace(asked, **change))
+    for empty, told in (
+        ([], "tokens: .*ids.json' holds no token before"),
+        ([corpus.eot], "holds no token before the end of text"),
+        ([300, 200], "tokens: .*ids.json' holds no note; at least one"),
+    ):
+        ids.write_text(json.dumps(empty))
+        with pytest.raises(HeadwayError, match=told):
+            render(replace(asked, tokens=ids, out=tmp_path / "none.mid"))
+    assert not (tmp_path / "none.mid").exists()
     ids.write_text("[389]")
     with pytest.raises(HeadwayError, match="0 to 388"):
         render(replace(asked, tokens=ids))

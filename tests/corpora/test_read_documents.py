@@ -185,15 +185,31 @@ def test_a_folder_is_read_in_sorted_order(tmp_path: Path) -> None:
     assert read_documents(str(tmp_path), MANY) == ["one", "two", "three", "four", "five"]
 
 
-def test_links_out_of_a_folder_are_not_followed(tmp_path: Path) -> None:
+def test_links_out_of_a_folder_are_not_followed_and_told(tmp_path: Path) -> None:
     outside, inside = tmp_path / "folder-2", tmp_path / "folder"
     written(outside, "secret.txt", b"secret")
     written(inside, "a.txt", b"mine")
+    (inside / "again.txt").symlink_to(inside / "a.txt")
     (inside / "file.txt").symlink_to(outside / "secret.txt")
     (inside / "folder").symlink_to(outside)
     (inside / "loop").symlink_to(inside)
     (inside / "broken.txt").symlink_to(inside / "nothing")
-    assert read_documents(str(inside), MANY) == ["mine"]
+    (inside / "picture.png").symlink_to(inside / "nothing")
+    os.mkfifo(inside / "pipe.txt")
+    told: dict[str, str] = {}
+
+    def tell(path: str, reason: str | None) -> None:
+        told[os.path.relpath(path, inside)] = reason or ""
+
+    assert read_documents(str(inside), MANY, tell) == ["mine", "mine"]
+    assert told.pop("a.txt") == told.pop("again.txt") == ""
+    assert "(a link that leads out of the folder)" in told.pop("file.txt")
+    assert "(a link to a folder)" in told.pop("folder")
+    assert "(a link to a folder)" in told.pop("loop")
+    assert "(a link to nothing)" in told.pop("broken.txt")
+    assert "(no plain file)" in told.pop("pipe.txt")
+    assert not told
+    assert "is not read (a link to nothing)" in refusal(str(inside))
 
 
 @pytest.mark.parametrize("source", ["no/such/file.txt", "", "no/such/file.jsonl.zst"])
@@ -253,8 +269,8 @@ def test_another_failure_of_the_disk_is_told(tmp_path: Path, monkeypatch: Any) -
         (b'["text"]', "is a list"),
         (b'"text"', "is a str"),
         (b'{"txt": "a", "id": 3}', "its fields: txt, id"),
-        (b'{"text": 3}', "no string field"),
-        (b'{"text": null}', "no string field"),
+        (b'{"text": 3}', 'the field "text" of line 3 of'),
+        (b'{"text": null}', "is of type NoneType, no string"),
         (b"{}", "its fields: none"),
         (rb'{"text": "a\ud800"}', "surrogate pair at character 1"),
     ],

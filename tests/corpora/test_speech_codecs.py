@@ -83,7 +83,7 @@ LOUD = np.full(RATE, np.nan, np.float32)
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"no sound at all, of any kind", "no sound file"),
+        (b"no sound at all, of any kind", r"^no sound file, or damaged \(Format not recog[^<]*\)$"),
         (WAV[:20], "cut short"),
         (WAV[:-100], "cut short"),
         (FLAC[: len(FLAC) // 2], "cut short|damaged"),
@@ -325,3 +325,11 @@ def test_kept_frames_that_were_torn_are_computed_again(recordings: Path, tmp_pat
     np.testing.assert_array_equal(
         frames, log_mel(read_audio(file.read(1 << 30), RATE), RATE).astype(np.float16)
     )
+
+
+def test_frames_of_a_name_of_any_bytes_are_kept(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"a\xff.wav")).write_bytes(WAV)
+    (file,) = raw_files(tmp_path, SUFFIXES["speech"])
+    kept = KeptFrames(tmp_path / "kept", RATE)
+    np.testing.assert_array_equal(kept.keep(file)[0], kept.of(file)[0])
+    assert len(list(kept.folder.iterdir())) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from headway.corpora import TokenCorpus, build_corpus, spool
 from headway.corpora.splits import SPLITS, split_documents
 from headway.corpora.spool import Spool
+from headway.corpora.text import source_digest
 from headway.corpora.text_build import build_text
 from headway.errors import HeadwayError
 
@@ -172,6 +174,67 @@ def test_files_without_text_are_listed_and_do_not_count_as_broken(
     skipped = TokenCorpus.load(tmp_path / "out").description.skipped
     assert {item.reason for item in skipped} == {"empty"}
     assert len(skipped) == 30
+
+
+def test_documents_that_are_nothing_to_the_tokenizer_hold_no_text(
+    texts: Path, tmp_path: Path
+) -> None:
+    whole = built(texts, tmp_path / "whole", "characters")
+    for number in range(5):  # more than may be broken
+        (texts / f"chinese-{number}.txt").write_text("文字 " * 3_000, encoding="utf-8")
+    (texts / "lines.jsonl").write_text('{"text": "文"}\n{"text": ""}\n', encoding="utf-8")
+    (texts / "some.jsonl").write_text('{"text": "— 文"}\n{"text": "%s"}\n' % ("文" * 99 + "one"))
+    out = tmp_path / "out"
+    built(texts, out, "characters")
+    made = TokenCorpus.load(out)
+    assert [(item.file, item.reason) for item in made.description.skipped] == [
+        *((f"chinese-{number}.txt", "empty to the tokenizer") for number in range(5)),
+        ("lines.jsonl", "empty to the tokenizer"),
+    ]
+    build_corpus(str(texts), "characters", 0, 1 << 20).save(tmp_path / "memory")
+    assert (tmp_path / "memory" / "train.npy").read_bytes() == (out / "train.npy").read_bytes()
+    assert sum(getattr(made.description, split).documents for split in SPLITS) == 61
+    (texts / "some.jsonl").unlink()
+    built(texts, tmp_path / "without", "characters")
+    assert (tmp_path / "without" / "train.npy").read_bytes() == whole["train.npy"]
+
+
+def test_a_source_that_is_nothing_to_the_tokenizer_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for number in range(4):
+        (folder / f"{number}.txt").write_text("文字" * (number + 1), encoding="utf-8")
+    (tmp_path / "blank.txt").touch()
+    with pytest.raises(HeadwayError, match=r"blank.txt' is empty; a source that holds text"):
+        built(tmp_path / "blank.txt", tmp_path / "out", "characters")
+    with pytest.raises(HeadwayError, match="is empty to the tokenizer; a source that holds text"):
+        built(folder, tmp_path / "out", "characters")
+    (folder / "4.txt").write_text("letters")
+    with pytest.raises(HeadwayError, match=r"1 different document.* at least three"):
+        built(folder, tmp_path / "out", "characters")
+    assert len(built(folder, tmp_path / "bytes", "bytes")) == 5
+
+
+def test_names_of_any_bytes_are_read_and_written_escaped(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"texts\xff")
+    folder.mkdir()
+    for number in range(5):
+        (folder / os.fsdecode(b"%d\xfe.txt" % number)).write_text(f"document {number}")
+    (folder / os.fsdecode(b"blank\xfe.txt")).touch()
+    built(folder, tmp_path / "out", "bytes")
+    told = TokenCorpus.load(tmp_path / "out").description
+    assert told.source.endswith(r"texts\udcff")
+    assert [item.file for item in told.skipped] == [r"blank\udcfe.txt"]
+    assert source_digest(str(folder)) != source_digest(str(tmp_path / "out" / "corpus.json"))
+
+
+def test_parts_encoded_while_reading_are_not_told_as_done_already(
+    texts: Path, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    built(texts, tmp_path / "out", "bytes", report=lambda done, total, text: told.append(text))
+    assert any("characters read" in text for text in told)
+    assert told[-1] == "60 of 60"
 
 
 def test_a_data_set_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

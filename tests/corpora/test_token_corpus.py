@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 
 from headway.corpora import TokenCorpus, build_corpus
 from headway.corpora.splits import SPLITS, split_documents
+from headway.corpora.storage import new_folder
 from headway.errors import HeadwayError
 
 DOCUMENTS = [
@@ -120,7 +121,7 @@ def test_a_large_vocabulary_takes_wider_integers(tmp_path: Path) -> None:
 
 
 def test_two_documents_are_too_few(tmp_path: Path) -> None:
-    with pytest.raises(HeadwayError, match=r"2 different document.* at least three"):
+    with pytest.raises(HeadwayError, match=r"2 different document.* at least three, one each"):
         build_corpus(corpus_file(tmp_path, ["a", "b", "a"]), "bytes", 257, 100)
 
 
@@ -171,6 +172,12 @@ def test_a_failing_disk_leaves_nothing(
     assert os.listdir(tmp_path) == []
 
 
+def test_a_full_disk_is_told_with_what_is_kept(tmp_path: Path) -> None:
+    for within, kept in ((None, "nothing was written"), (tmp_path, "the same command")):
+        with pytest.raises(HeadwayError, match=kept), new_folder(tmp_path / "out", within):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def test_an_interrupt_leaves_nothing(corpus: TokenCorpus, tmp_path: Path, monkeypatch: Any) -> None:
     def interrupt(_: int) -> None:
         raise KeyboardInterrupt
@@ -179,6 +186,14 @@ def test_an_interrupt_leaves_nothing(corpus: TokenCorpus, tmp_path: Path, monkey
     with pytest.raises(KeyboardInterrupt):
         corpus.save(tmp_path / "corpus")
     assert os.listdir(tmp_path) == []
+
+
+def test_what_is_no_corpus_is_told_from_a_damaged_one(tmp_path: Path) -> None:
+    with pytest.raises(HeadwayError, match=r"corpus: '.*nothing' does not exist; accepted is"):
+        TokenCorpus.load(tmp_path / "nothing")
+    (tmp_path / "1.txt").write_text("raw")
+    with pytest.raises(HeadwayError, match=r"is no built corpus .* as --text$"):
+        TokenCorpus.load(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,8 @@ def read_audio(content: bytes, rate: int) -> Samples:
                 raise BadFile(f"{frames:,} samples; {_MOST_SAMPLES // channels:,} are accepted")
             samples = file.read(dtype="float32", always_2d=True).mean(axis=1)
     except (soundfile.SoundFileError, ValueError) as error:
-        raise BadFile(f"no sound file, or damaged ({error})") from error
+        reason = getattr(error, "error_string", error)  # without the address of what was opened
+        raise BadFile(f"no sound file, or damaged ({reason})") from error
     if len(samples) < frames:
         raise BadFile(f"cut short ({len(samples):,} of {frames:,} samples)")
     if len(samples) < _SHORTEST * own:

@@ -25,7 +25,7 @@ from headway_settings import CorpusBuildSettings
 CACHE = "HEADWAY_CACHE"
 """Environment variable: the folder of what is built once; empty to keep nothing."""
 
-_FORM = 1  # of what is kept; another one for other tokens of the same text
+_FORM = 2  # of what is kept; another one for other tokens of the same text
 
 
 def text_corpus(

@@ -41,6 +41,11 @@ def text_of(row: object, where: str) -> str:
             f'text: {where} is a {type(row).__name__}; an object {{"text": "..."}} is accepted'
         )
     text = row.get("text")
+    if "text" in row and not isinstance(text, str):
+        raise HeadwayError(
+            f'text: the field "text" of {where} is of type {type(text).__name__}, no string; '
+            f'an object {{"text": "..."}} is accepted'
+        )
     if not isinstance(text, str):
         fields = ", ".join(map(str, row)) or "none"
         raise HeadwayError(

@@ -67,4 +67,4 @@ class KeptFrames:
 
     def _path(self, file: RawFile) -> Path:
         name = f"{file.name}\0{file.size}\0{file.stamp}\0{self.rate}"
-        return self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.frames"
+        return self.folder / f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}.frames"

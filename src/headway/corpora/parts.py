@@ -127,6 +127,7 @@ def encode_parts(
     workers: int | None,
     in_threads: bool,
     report: Report,
+    earlier: bool = True,
 ) -> list[dict[str, Any]]:
     """Encode those parts that do not wait finished in `waiting`; the records of all, in order.
 
@@ -137,6 +138,7 @@ def encode_parts(
         workers: parts at a time; None is one a core.
         in_threads: whether threads of this process suffice; else processes are started.
         report: told after each part.
+        earlier: whether what waits is an earlier run's, which is told; else `encoding_ahead`'s.
 
     Raises:
         HeadwayError: a process was killed.
@@ -145,7 +147,7 @@ def encode_parts(
     missing = [number for number in range(len(parts)) if _finished(number, waiting) is None]
     done = total - sum(parts[number].count for number in missing)
     if done:
-        report(done, total, f"{done} of {total} were done already")
+        report(done, total, f"{done} of {total}{' were done already' if earlier else ''}")
     if workers is None:
         small = sum(parts[number].size for number in missing) < _ALONE
         workers = 1 if small and not in_threads else (os.cpu_count() or 1)

@@ -17,7 +17,7 @@ from headway.corpora.parts import (
     waiting_folder,
     write_parts,
 )
-from headway.corpora.sources import BadFile, RawFile
+from headway.corpora.sources import BadFile, RawFile, shown
 from headway.corpora.splits import SPLITS, SplitName
 from headway.corpora.tokens import Integers, Skipped
 from headway.corpora.vocabulary import symbol_tokenizer
@@ -77,7 +77,7 @@ class FilesPart:
             try:
                 found = list(self.encoder.documents(file, self.split == "train"))
             except BadFile as reason:
-                skipped.append(Skipped(file.name, str(reason)))
+                skipped.append(Skipped(shown(file.name), str(reason)))
                 continue
             for tokens, duration in found:
                 pieces += [tokens, end]
@@ -113,7 +113,12 @@ def encode_recordings(
         records = encode_parts(parts, eot + 1, waiting, workers, encoder.in_threads, report)
         skipped = tuple(Skipped(**item) for record in records for item in record["skipped"])
         require_few(skipped, sum(part.count for part in parts), max_skipped)
-        told = {"source": source, "kind": kind, "code": dict(encoder.code), "skipped": skipped}
+        told = {
+            "source": shown(source),
+            "kind": kind,
+            "code": dict(encoder.code),
+            "skipped": skipped,
+        }
         tokenizer = symbol_tokenizer(encoder.symbols)
         write_parts(parts, records, waiting, out, tokenizer, eot + 1, eot, told, files)
 

@@ -49,6 +49,8 @@ def render(settings: CorpusRenderSettings) -> Path:
     else:
         tokens = _read_tokens(settings.tokens, corpus.vocab_size)
         tokens = tokens[tokens != corpus.eot]
+    if not len(tokens):
+        raise _nothing(settings, "token before the end of text")
     with writing_to(out.parent):
         return write_atomically(out, _content(corpus, settings, tokens, sounds))
 
@@ -58,8 +60,11 @@ def _content(
 ) -> bytes:
     match corpus.description.kind:
         case "music":
-            notes = midi_of_notes(decode(tokens))
-            return heard(notes, settings.soundfont) if sounds else notes
+            notes = decode(tokens)
+            if not len(notes.start):
+                raise _nothing(settings, "note")
+            midi = midi_of_notes(notes)
+            return heard(midi, settings.soundfont) if sounds else midi
         case "speech":
             codec = load_codec(corpus.description.code, settings.folder)
             return wave(codec.decode(tokens), codec.rate)
@@ -67,6 +72,14 @@ def _content(
             library = optional_package("tokenizers", "tokenizer")
             text: str = library.Tokenizer.from_str(corpus.tokenizer_json).decode(tokens.tolist())
             return text.encode()
+
+
+def _nothing(settings: CorpusRenderSettings, held: str) -> HeadwayError:
+    if settings.tokens is None:
+        what = f"number={settings.number}: this document"
+    else:
+        what = f"tokens: {str(settings.tokens)!r}"
+    return HeadwayError(f"{what} holds no {held}; at least one is accepted")
 
 
 def _document(tokens: Integers, eot: int, number: int) -> Integers:

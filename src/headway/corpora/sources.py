@@ -18,6 +18,13 @@ from headway.errors import HeadwayError
 _RATIO = 200  # decompressed over compressed bytes; sound and notes do not reach it, bombs pass it
 _MEMBERS = 2_000_000
 _ENCRYPTED = 1
+LINKED = "a link to a folder"
+"""Why a link is refused that may stand for files of any kind, whatever its own name."""
+
+
+def shown(name: str) -> str:
+    """A name as it can be written; what is not UTF-8 in that of a file is escaped."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 class BadFile(Exception):
@@ -37,7 +44,7 @@ class RawFile:
     stamp: int = 0
     """Changes when the content does: time of modification, or checksum in the archive."""
     refused: str = ""
-    """Why it must not be read, where a look at the archive's table told."""
+    """Why it must not be read, where a look at the folder or the archive's table told."""
 
     def __str__(self) -> str:
         """Where it is; a member of an archive as if that were a folder."""
@@ -89,14 +96,14 @@ def _opened(path: Path, _changed: int) -> zipfile.ZipFile:
 def raw_files(source: Path, suffixes: Sequence[str]) -> list[RawFile]:
     """The files of `source` that end in one of `suffixes` (lower case), sorted by name.
 
-    `source` is a folder (hidden files and links to elsewhere are left out), a .zip archive, or one
-    file. Members of an archive with a name that leads out of it, encrypted ones, links, and those
-    that grow more than 200-fold are in the list with the reason why they are refused.
+    `source` is a folder (hidden files are left out), a .zip archive, or one file. Members of an
+    archive with a name that leads out of it, encrypted ones, links, and those that grow more than
+    200-fold are in the list with the reason why they are refused; so are files of `folder_files`.
 
-    Raises HeadwayError when there is no such file, or the archive is damaged.
+    Raises HeadwayError when there is no such file, or the folder or the archive cannot be read.
     """
     if source.is_dir():
-        found = _of_folder(source)
+        found = folder_files(source)
     elif source.suffix.lower() == ".zip":
         found = _of_archive(source)
     elif source.is_file():
@@ -106,7 +113,11 @@ def raw_files(source: Path, suffixes: Sequence[str]) -> list[RawFile]:
             f"path: {str(source)!r} does not exist; a folder, a .zip archive or a file is accepted"
         )
     files = sorted(
-        (file for file in found if file.name.lower().endswith(tuple(suffixes))),
+        (
+            file
+            for file in found
+            if file.refused == LINKED or file.name.lower().endswith(tuple(suffixes))
+        ),
         key=lambda file: file.name,
     )
     if not files:
@@ -117,16 +128,44 @@ def raw_files(source: Path, suffixes: Sequence[str]) -> list[RawFile]:
     return files
 
 
-def _of_folder(folder: Path) -> Iterator[RawFile]:
+def folder_files(folder: Path) -> Iterator[RawFile]:
+    """All files of a folder but hidden ones; those that must not be read with the reason.
+
+    These are links to folders (`LINKED`), links that lead out or to nothing, and what is no plain
+    file, such as a pipe. Raises HeadwayError for a folder that cannot be read.
+    """
     inside = os.path.realpath(folder) + os.sep
-    for root, folders, names in os.walk(folder):
+    for root, folders, names in os.walk(folder, onerror=refuse_folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            path = Path(root, name)
-            if name.startswith(".") or not os.path.realpath(path).startswith(inside):
+        links = [name for name in folders if os.path.islink(os.path.join(root, name))]
+        for name in (*names, *links):
+            if name.startswith("."):
                 continue
-            if path.is_file():
-                yield _plain(path.relative_to(folder).as_posix(), path)
+            path = Path(root, name)
+            told = path.relative_to(folder).as_posix()
+            if refused := _refusal_in_folder(path, inside):
+                yield RawFile(told, 0, path, refused=refused)
+            else:
+                yield _plain(told, path)
+
+
+def refuse_folder(error: OSError) -> None:
+    """The error of a folder that cannot be listed, as one sentence."""
+    raise HeadwayError(
+        f"path: the folder {error.filename!r} cannot be read ({error.strerror}); "
+        f"a readable folder is accepted"
+    ) from error
+
+
+def _refusal_in_folder(path: Path, inside: str) -> str:
+    """Why a file of a folder must not be read; empty when it may."""
+    if not path.exists():
+        return "a link to nothing"
+    if path.is_dir():
+        return LINKED
+    if not os.path.realpath(path).startswith(inside):
+        return "a link that leads out of the folder"
+    return "" if path.is_file() else "no plain file"
 
 
 def _plain(name: str, path: Path) -> RawFile:
@@ -138,7 +177,7 @@ def _of_archive(source: Path) -> Iterator[RawFile]:
     try:
         with zipfile.ZipFile(source) as archive:
             members = archive.infolist()
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, zipfile.BadZipFile, UnicodeDecodeError) as error:
         raise HeadwayError(
             f"path: {str(source)!r} cannot be read as an archive ({error}); "
             f"a whole .zip file is accepted"

@@ -38,16 +38,16 @@ def split_names(hashes: Iterable[float]) -> dict[float, SplitName]:
     names = {value: split_of(value) for value in sorted(set(hashes))}
     if len(names) < len(SPLITS):
         raise HeadwayError(
-            f"text: it holds {len(names)} different document(s) within max_characters; a "
-            f"comparison needs at least three (train, validation, test)"
+            f"text: it holds {len(names)} different document(s) in what is read of it; accepted "
+            f"are at least three, one each for train, validation and test"
         )
     _fill_empty(names)
     return names
 
 
 def fraction(document: str) -> float:
-    """A number in [0, 1) that the text alone determines."""
-    digest = blake2b(document.encode(), digest_size=8).digest()
+    """A number in [0, 1) that the text alone determines, or the name of a file, of any bytes."""
+    digest = blake2b(document.encode(errors="surrogateescape"), digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 11) / 2**53
 
 

@@ -31,7 +31,7 @@ def new_folder(folder: Path, within: Path | None = None) -> Iterator[Path]:
     does not appear. Raises
     HeadwayError when `folder` is there already with something in it, or cannot be written.
     """
-    with _told(folder):
+    with _told(folder, within):
         folder.parent.mkdir(parents=True, exist_ok=True)
         place = within or folder.parent
         unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=place))
@@ -127,14 +127,19 @@ def _checksum(fields: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _told(folder: Path) -> Iterator[None]:
+def _told(folder: Path, within: Path | None) -> Iterator[None]:
     """Turn what the operating system raises about writing `folder` into one sentence."""
     try:
         yield
     except OSError as error:
         name = repr(str(folder))
         if error.errno in _FULL:
-            reason = f"out: no space left on the device for {name}; nothing was written"
+            kept = (
+                f"finished parts are kept in {str(within)!r}; free some and run the same command"
+                if within
+                else "nothing was written"
+            )
+            reason = f"out: no space left on the device for {name}; {kept}"
         elif error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             reason = f"out: {name} exists already; a new or empty folder is accepted"
         else:

@@ -79,7 +79,7 @@ def told_errors(path: str) -> Iterator[None]:
         raise _damaged(path, error) from error
     except BadFile as error:
         raise HeadwayError(
-            f"text: {path!r} is not read ({error}); a plain member of an archive is accepted"
+            f"text: {path!r} is not read ({error}); a plain file is accepted"
         ) from error
     except OSError as error:
         raise HeadwayError(

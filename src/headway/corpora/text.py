@@ -13,14 +13,15 @@ from pathlib import Path
 from headway.corpora.formats import TEXT_SUFFIXES, bare_suffix, file_documents, text_of
 from headway.corpora.kinds import SUFFIXES, Kind
 from headway.corpora.optional import optional_package
-from headway.corpora.sources import RawFile, raw_files
+from headway.corpora.sources import LINKED, RawFile, folder_files, raw_files, refuse_folder
 from headway.corpora.streams import Place, read_text, told_errors
 from headway.errors import HeadwayError
 
 FileRead = Callable[[str, str | None], None]
+Holds = Callable[[str], bool]
 
-BLANK = "empty"
-"""Why a file of a folder is left out that is whole and holds no text."""
+BLANK, UNKNOWN = "empty", "empty to the tokenizer"
+"""Why a file of a folder is left out that is whole and holds no text, or none that is encoded."""
 _HUB = "hf:"
 _HELD = 1 << 20  # bytes of a file of a folder up to which its text is held
 _NOT_LIBRARY = frozenset(
@@ -30,8 +31,16 @@ _NOT_LIBRARY = frozenset(
 _TOPICS = "pydoc_data"  # read as topics, so not once more as source
 
 
+def holds_text(document: str) -> bool:
+    """Whether a document is more than white space."""
+    return bool(document.strip())
+
+
 def read_documents(
-    source: str | None, max_characters: int, told: FileRead | None = None
+    source: str | None,
+    max_characters: int,
+    told: FileRead | None = None,
+    holds: Holds = holds_text,
 ) -> list[str]:
     """Read whole documents from `source` until the next one would pass `max_characters`.
 
@@ -43,25 +52,29 @@ def read_documents(
                     line end, else at the first white space, else at 8,000; a piece is a document
     *.jsonl         each line's `text`
     a folder        all .txt, .md, .py, .rst and .jsonl files below it, sorted by path, each read as
-                    above; hidden files and folders, links to folders, and links to files outside
-                    the folder are left out
+                    above; hidden files and folders are left out, and links to folders, links that
+                    lead out of the folder or to nothing, and pipes are files that cannot be read
     *.zip           its members as those of a folder, in memory; the only one, whatever its name
     hf:NAME         `text` of the train split of that data set, streamed from the Hugging Face hub
 
     Each file of a folder or an archive that was read is told to `told`, if there is one, with the
     reason why it had to be left out or None; without it, such a file is an error.
 
-    Files may end in .xz, .gz or .zst besides. Blank documents are left out. Memory is bounded by
-    the documents that are returned and the longest one, however large the file.
+    Files may end in .xz, .gz or .zst besides. Documents that do not hold text, as `holds` tells,
+    are left out. Memory is bounded by the documents that are returned and the longest one, however
+    large the file.
 
     Raises HeadwayError for a source that is missing, unreadable, damaged, binary, malformed or
     without text, and for `max_characters` below 1 or below the length of the first document.
     """
-    return list(stream_documents(source, max_characters, told))
+    return list(stream_documents(source, max_characters, told, holds))
 
 
 def stream_documents(
-    source: str | None, max_characters: int, told: FileRead | None = None
+    source: str | None,
+    max_characters: int,
+    told: FileRead | None = None,
+    holds: Holds = holds_text,
 ) -> Iterator[str]:
     """The documents of `read_documents` one by one: memory is bounded by the longest one.
 
@@ -69,10 +82,9 @@ def stream_documents(
     """
     if max_characters < 1:
         raise HeadwayError(f"max_characters={max_characters}: at least 1 is accepted")
-    stream = (document for document in _documents(source, told) if document.strip())
-    first = next(stream, None)
-    if first is None:
-        raise HeadwayError(f"text={source!r} is empty; a source that holds text is accepted")
+    texts = _filled(filter(holds_text, _documents(source, told, holds)), source, BLANK)
+    stream = _filled(filter(holds, texts), source, UNKNOWN)
+    first = next(stream)
     if len(first) > max_characters:
         raise HeadwayError(
             f"max_characters={max_characters}: the first document of text={source!r} has "
@@ -89,10 +101,13 @@ def source_digest(source: str | None, kind: Kind = "text") -> str:
     """
     digest = hashlib.sha256()
     if source is not None and on_hub(source):
-        return hashlib.sha256(source.encode()).hexdigest()
-    inside, paths = _files_of(source, kind)
-    for path in paths:
-        digest.update(f"{os.path.relpath(path, inside)}\0".encode())
+        return hashlib.sha256(os.fsencode(source)).hexdigest()
+    inside, places = _files_of(source, kind)
+    for place in places:
+        path = str(place)
+        digest.update(os.fsencode(os.path.relpath(path, inside)) + b"\0")
+        if isinstance(place, RawFile) and place.refused:
+            continue
         with told_errors(path), open(path, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
@@ -103,15 +118,23 @@ def on_hub(source: str | None) -> bool:
     return source is not None and source.startswith(_HUB)
 
 
-def _files_of(source: str | None, kind: Kind) -> tuple[str, list[str]]:
-    """A folder, and the files below it that a source of a kind reads."""
+def _files_of(source: str | None, kind: Kind) -> tuple[str, Sequence[Place]]:
+    """A folder, and the files below it that a source of a kind reads, or lists as refused."""
     if source is None:
         paths = _walk(sysconfig.get_path("stdlib"), _NOT_LIBRARY)
         return sysconfig.get_path("stdlib"), [path for path in paths if path.endswith(".py")]
-    inside = source if os.path.isdir(source) else os.path.dirname(source)
-    if kind != "text":
-        return inside, sorted({str(file.path) for file in raw_files(Path(source), SUFFIXES[kind])})
-    return inside, _folder_files(source) if os.path.isdir(source) else [source]
+    if not os.path.isdir(source):
+        return os.path.dirname(source), [source]
+    if kind == "text":
+        return source, _folder_files(source)
+    return source, raw_files(Path(source), SUFFIXES[kind])
+
+
+def _filled(documents: Iterator[str], source: str | None, empty: str) -> Iterator[str]:
+    """The documents; HeadwayError where there is none, which `empty` says."""
+    for first in documents:
+        return chain((first,), documents)
+    raise HeadwayError(f"text={source!r} is {empty}; a source that holds text is accepted")
 
 
 def _until(documents: Iterator[str], max_characters: int) -> Iterator[str]:
@@ -124,19 +147,19 @@ def _until(documents: Iterator[str], max_characters: int) -> Iterator[str]:
         yield document
 
 
-def _documents(source: str | None, told: FileRead | None) -> Iterator[str]:
+def _documents(source: str | None, told: FileRead | None, holds: Holds) -> Iterator[str]:
     if source is None:
         return _python_documents()
     if on_hub(source):
         return _hub_documents(source.removeprefix(_HUB))
     if os.path.isdir(source):
-        return _documents_of(_folder_files(source), told)
+        return _documents_of(_folder_files(source), told, holds)
     if os.path.isfile(source) and source.lower().endswith(".zip"):
-        return _documents_of(_archive_files(source), told)
+        return _documents_of(_archive_files(source), told, holds)
     return file_documents(source)
 
 
-def _documents_of(files: Sequence[Place], told: FileRead | None) -> Iterator[str]:
+def _documents_of(files: Sequence[RawFile], told: FileRead | None, holds: Holds) -> Iterator[str]:
     for file in files:
         if told is None:
             yield from file_documents(file)
@@ -145,16 +168,17 @@ def _documents_of(files: Sequence[Place], told: FileRead | None) -> Iterator[str
         try:
             # A file that is broken somewhere is left out whole, so it is read to its end before
             # anything of it is taken: into memory, or twice where it is large.
-            small = (file.size if isinstance(file, RawFile) else os.path.getsize(path)) <= _HELD
+            small = file.size <= _HELD
             documents: Iterable[str] = list(file_documents(file)) if small else _checked(file)
         except HeadwayError as error:
             told(path, str(error))
         else:
-            filled = False
+            blank, unknown = True, True
             for document in documents:
-                filled = filled or bool(document.strip())
+                blank = blank and not holds_text(document)
+                unknown = unknown and not holds(document)
                 yield document
-            told(path, None if filled else BLANK)
+            told(path, BLANK if blank else UNKNOWN if unknown else None)
 
 
 def _checked(file: Place) -> Iterator[str]:
@@ -173,22 +197,19 @@ def _python_documents() -> Iterator[str]:
             yield "".join(read_text(path))
 
 
-def _folder_files(folder: str) -> list[str]:
+def _folder_files(folder: str) -> list[RawFile]:
     """The files of `folder` that may hold text; HeadwayError when there is none."""
-    inside = os.path.realpath(folder) + os.sep
-    paths = [
-        path
-        for path in _walk(folder, frozenset())
-        if bare_suffix(path) in TEXT_SUFFIXES
-        and os.path.isfile(path)
-        and os.path.realpath(path).startswith(inside)
+    files = [
+        file
+        for file in folder_files(Path(folder))
+        if file.refused == LINKED or bare_suffix(file.name) in TEXT_SUFFIXES
     ]
-    if not paths:
+    if not files:
         raise HeadwayError(
             f"text={folder!r} is a folder without text; files ending in "
             f"{', '.join(TEXT_SUFFIXES)} (also .xz, .gz, .zst) are accepted"
         )
-    return paths
+    return sorted(files, key=lambda file: file.name)
 
 
 def _archive_files(archive: str) -> list[RawFile]:
@@ -216,17 +237,10 @@ def _hidden(part: str) -> bool:
 def _walk(folder: str, without: frozenset[str]) -> list[str]:
     """All files below `folder`, sorted; hidden ones and folders in `without` are left out."""
     paths: list[str] = []
-    for root, folders, files in os.walk(folder, onerror=_refuse):
+    for root, folders, files in os.walk(folder, onerror=refuse_folder):
         folders[:] = [name for name in folders if name not in without and name[0] != "."]
         paths += [os.path.join(root, name) for name in files if name[0] != "."]
     return sorted(paths)
-
-
-def _refuse(error: OSError) -> None:
-    raise HeadwayError(
-        f"text: the folder {error.filename!r} cannot be read ({error.strerror}); "
-        f"a readable folder is accepted"
-    ) from error
 
 
 def _hub_documents(name: str) -> Iterator[str]:

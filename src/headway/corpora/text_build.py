@@ -22,11 +22,19 @@ from headway.corpora.parts import (
     waiting_folder,
     write_parts,
 )
+from headway.corpora.sources import shown
 from headway.corpora.splits import SplitName
 from headway.corpora.spool import Spool, Stretch
 from headway.corpora.storage import read_file, write_file
-from headway.corpora.text import BLANK, source_digest, stream_documents
-from headway.corpora.tokenizer import end_of_text, load_tokenizer, require_size
+from headway.corpora.text import (
+    BLANK,
+    UNKNOWN,
+    Holds,
+    holds_text,
+    source_digest,
+    stream_documents,
+)
+from headway.corpora.tokenizer import end_of_text, holder, load_tokenizer, require_size
 from headway.corpora.tokens import Skipped, encode_documents, source_name, vocabulary_size
 from headway.errors import HeadwayError
 from headway.files import writing_to
@@ -99,19 +107,21 @@ def build_text(
     waiting = waiting_folder(out, ["text", source_digest(source), identity, max_characters])
     with writing_to(waiting):
         held = Spool.load(waiting)
+        earlier = held is not None
+        holds = holder(encoder) if encoder else holds_text
         if held is None:
             skips = max_skipped > 0  # else the first broken file is the error
             with _new(waiting):
                 with _begun(encoder, waiting, workers) as begin:
-                    read = _read(source, max_characters, skips, waiting, begin, report)
+                    read = _read(source, max_characters, skips, holds, waiting, begin, report)
                 held = _whole(read, waiting)
-        broken = [item for item in held.skipped if item.reason != BLANK]
+        broken = [item for item in held.skipped if item.reason not in (BLANK, UNKNOWN)]
         require_few(broken, held.files, max_skipped)
         encoder = encoder or _trained(held, vocab_size, waiting, report)
         eot, size = end_of_text(encoder), vocabulary_size(encoder)
         parts = [TextPart(stretch, encoder, eot, size) for stretch in held.stretches]
         with _one_core_a_call():
-            records = encode_parts(parts, size, waiting, workers, True, report)
+            records = encode_parts(parts, size, waiting, workers, True, report, earlier)
         told = {"source": source_name(source), "kind": "text", "skipped": held.skipped}
         write_parts(parts, records, waiting, out, encoder.to_str(), size, eot, told, {})
 
@@ -144,6 +154,7 @@ def _read(
     source: str | None,
     max_characters: int,
     skips: bool,
+    holds: Holds,
     waiting: Path,
     begin: Callable[[int, Stretch], object],
     report: Report,
@@ -155,11 +166,11 @@ def _read(
     def told(path: str, reason: str | None) -> None:
         files.append(path)
         if reason is not None:
-            skipped.append(Skipped(os.path.relpath(path, str(source)), reason))
+            skipped.append(Skipped(shown(os.path.relpath(path, str(source))), reason))
 
     found: list[Stretch] = []
     read = 0
-    documents = stream_documents(source, max_characters, told if skips else None)
+    documents = stream_documents(source, max_characters, told if skips else None, holds)
     for number, stretch in enumerate(spool.write_stretches(documents, waiting)):
         found.append(stretch)
         begin(number, stretch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from headway.corpora.optional import optional_package
@@ -16,6 +16,7 @@ END_OF_TEXT = "<|endoftext|>"
 
 _ENDS = (END_OF_TEXT, "</s>", "<eos>", "[SEP]")
 _BYTES = 256
+_GLANCE = 8  # characters
 _FILE = "tokenizer.json"
 _TEXT8 = " abcdefghijklmnopqrstuvwxyz"
 _NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -90,6 +91,19 @@ def end_of_text(tokenizer: Tokenizer) -> int:
         if number is not None:
             return number
     raise HeadwayError(f"tokenizer: no end-of-text token; one of {', '.join(_ENDS)} is accepted")
+
+
+def holder(tokenizer: Tokenizer) -> Callable[[str], bool]:
+    """Give a function that tells whether a text is more than white space once it is encoded."""
+
+    def holds(text: str) -> bool:
+        for part in (text[:_GLANCE], text):  # mostly the beginning tells
+            ids = tokenizer.encode(part, add_special_tokens=False).ids
+            if tokenizer.decode(ids, skip_special_tokens=False).strip():
+                return True
+        return False
+
+    return holds
 
 
 def _library() -> Any:

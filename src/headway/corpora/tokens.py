@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from headway.corpora.sources import shown
 from headway.corpora.splits import SPLITS, SplitName, split_documents
 from headway.corpora.storage import (
     damaged,
@@ -23,8 +24,9 @@ from headway.corpora.storage import (
     write_file,
     write_json,
 )
-from headway.corpora.text import FileRead, read_documents
-from headway.corpora.tokenizer import end_of_text, load_tokenizer
+from headway.corpora.text import FileRead, holds_text, read_documents
+from headway.corpora.tokenizer import end_of_text, holder, load_tokenizer
+from headway.errors import HeadwayError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -110,9 +112,11 @@ class TokenCorpus:
     def load(cls, folder: str | Path) -> TokenCorpus:
         """Open a saved corpus; the arrays stay on disk and are mapped into memory, read-only.
 
-        Raises HeadwayError when a file is missing or differs from what was saved.
+        Raises HeadwayError when there is no such folder, when it is no corpus, and when a file is
+        missing or differs from what was saved.
         """
         folder = Path(folder)
+        _require_corpus(folder)
         manifest = read_json(folder / _MANIFEST)
         description = manifest["description"]
         splits = {split: SplitDescription(**description[split]) for split in SPLITS}
@@ -138,6 +142,17 @@ class TokenCorpus:
             ),
             files={path.name: read_file(path) for path in sorted(folder.glob("*.safetensors"))},
         )
+
+
+def _require_corpus(folder: Path) -> None:
+    """HeadwayError where no corpus was saved as `folder`; what was saved may still be damaged."""
+    if is_corpus(folder):
+        return
+    wrong = "is no built corpus (it holds no corpus.json)" if folder.exists() else "does not exist"
+    raise HeadwayError(
+        f"corpus: {str(folder)!r} {wrong}; accepted is a folder that `headway corpus build` wrote, "
+        f"or give raw files as --text"
+    )
 
 
 def is_corpus(folder: Path) -> bool:
@@ -188,8 +203,10 @@ def build_corpus(
     The arguments are those of `read_documents` and `load_tokenizer`, and so are the errors;
     fewer than three different documents raise HeadwayError too. Same arguments, same corpus.
     """
-    splits = split_documents(read_documents(source, max_characters, told))
-    encoder = load_tokenizer(tokenizer, splits["train"], vocab_size)
+    encoder = None if tokenizer == "bpe" else load_tokenizer(tokenizer, (), vocab_size)
+    holds = holder(encoder) if encoder else holds_text
+    splits = split_documents(read_documents(source, max_characters, told, holds))
+    encoder = encoder or load_tokenizer(tokenizer, splits["train"], vocab_size)
     eot = end_of_text(encoder)
     size = vocabulary_size(encoder)
     tokens = {
@@ -246,7 +263,7 @@ def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
 
 def source_name(source: str | None) -> str:
     """As it is told in a corpus."""
-    return source or f"documentation and standard library of Python {python_version()}"
+    return shown(source or f"documentation and standard library of Python {python_version()}")
 
 
 def _describe(documents: Sequence[str], tokens: Tokens) -> SplitDescription:
