@@ -7,18 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from headway.studies.claims import (
-    Claim,
-    Criterion,
-    Estimate,
-    Result,
-    Results,
-    Run,
-    Study,
-    Verdict,
-    one_by_one,
-    within,
-)
+from headway.studies.claims import Claim, Result, Results, Run, Study, one_by_one
+from headway.studies.criteria import Criterion, Estimate, Verdict, within
 from headway.studies.estimates import mean_of, paired
 from headway.studies.run_files import add_run
 from headway.studies.running import arms_by_seeds

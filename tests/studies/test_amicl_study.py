@@ -12,7 +12,8 @@ from headway.memory.amicl import accuracy
 from headway.studies import amicl_study
 from headway.studies.amicl_study import AMICL, NOTEBOOK_TRIALS, SWEEPS, TRIALS
 from headway.studies.claim_page import render
-from headway.studies.claims import Result, Results, Run, Verdict, findings
+from headway.studies.claims import Result, Results, Run, findings
+from headway.studies.criteria import Verdict
 from headway.studies.running import run_study
 from headway_settings import StudySettings
 

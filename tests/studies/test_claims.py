@@ -17,7 +17,8 @@ from scipy import stats
 from headway.report.statistics import SIGNIFICANCE
 from headway.studies import estimates
 from headway.studies.claim_page import told
-from headway.studies.claims import (
+from headway.studies.claims import findings
+from headway.studies.criteria import (
     SURE,
     Criterion,
     Estimate,
@@ -26,7 +27,6 @@ from headway.studies.claims import (
     at_most,
     beyond_zero,
     difference,
-    findings,
     no_difference,
     within,
 )

@@ -14,7 +14,7 @@ from small_language_models import TINY, asked
 
 from headway.decoder import HeadwayConfig
 from headway.studies import combine_parts, combine_runs, combine_table, lm_cost
-from headway.studies.claims import Result, Results, Run, Size, Verdict, findings
+from headway.studies.claims import Result, Results, Run, Size, findings
 from headway.studies.combine import CHOSEN, CLAIMS, COMBINE
 from headway.studies.combine_found import (
     SCREENED,
@@ -45,6 +45,7 @@ from headway.studies.combine_table import (
     markdown,
     part_table,
 )
+from headway.studies.criteria import Verdict
 from headway.studies.lm_cost import COST, ROUNDS
 from headway.studies.lm_course import Course
 from headway.studies.lm_rates import best_rate

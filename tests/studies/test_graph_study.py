@@ -14,8 +14,9 @@ from torch import Tensor
 
 from headway.studies import estimates
 from headway.studies.claim_page import render
-from headway.studies.claims import Results, Run, Verdict, findings
+from headway.studies.claims import Results, Run, findings
 from headway.studies.courses import Course
+from headway.studies.criteria import Verdict
 from headway.studies.graph_study import (
     ARMS,
     CLAIMS,

@@ -12,8 +12,9 @@ from made_studies import result
 from headway.mechanisms import KVShift
 from headway.studies import estimates, hops_study, ngram_study
 from headway.studies.claim_page import render
-from headway.studies.claims import Results, Run, Study, Verdict, findings
+from headway.studies.claims import Results, Run, Study, findings
 from headway.studies.courses import Course
+from headway.studies.criteria import Verdict
 from headway.studies.hops_study import HOPS
 from headway.studies.ngram_study import NGRAM
 from headway.studies.running import run_study

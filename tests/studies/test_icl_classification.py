@@ -16,8 +16,9 @@ from headway.mechanisms.residual_stream import ResidualStream, ResidualStreamMod
 from headway.report.page import REPORT_NAME
 from headway.studies import estimates, icl_classification, icl_training
 from headway.studies.claim_page import write_claim_page
-from headway.studies.claims import Results, Run, Verdict, findings
+from headway.studies.claims import Results, Run, findings
 from headway.studies.courses import Course, generator_of
+from headway.studies.criteria import Verdict
 from headway.studies.icl_classification import CLAIMS, ICL_CLASSIFICATION
 from headway.studies.icl_training import (
     ARMS,

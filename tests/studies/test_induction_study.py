@@ -16,8 +16,9 @@ from headway.mechanisms.kv_shift import KVShiftModule
 from headway.ops.rotary import rotary
 from headway.studies import estimates, induction_study
 from headway.studies.claim_page import write_claim_page
-from headway.studies.claims import Results, Run, Verdict, findings
+from headway.studies.claims import Results, Run, findings
 from headway.studies.courses import Course, generator_of, task_batches
+from headway.studies.criteria import Verdict
 from headway.studies.induction_study import (
     CLAIMS,
     INDUCTION,

@@ -14,7 +14,8 @@ from small_language_models import asked, compared_run, make_tiny, raced
 from headway.errors import HeadwayError
 from headway.mechanisms.kv_shift import KVShiftModule
 from headway.studies import kv_shift_lm
-from headway.studies.claims import Results, Run, Verdict, findings
+from headway.studies.claims import Results, Run, findings
+from headway.studies.criteria import Verdict
 from headway.studies.kv_shift_lm import (
     ARMS,
     CLAIMS,

@@ -12,7 +12,8 @@ from made_studies import ARMS, claim, results, study, written
 
 from headway.report.tables import escaped
 from headway.studies.catalogue import CLAIM_STUDIES, STUDIES
-from headway.studies.claims import SURE, Claim, Estimate, Study, Verdict, findings, within
+from headway.studies.claims import Claim, Study, findings
+from headway.studies.criteria import SURE, Estimate, Verdict, within
 from headway.studies.ledger import SMALL, ledger, main
 from headway.studies.lm_cost import COST
 from headway.studies.run_files import add_run, read_runs

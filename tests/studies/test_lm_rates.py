@@ -18,7 +18,8 @@ from small_language_models import compared_run, raced
 
 from headway.errors import HeadwayError
 from headway.report.statistics import SIGNIFICANCE
-from headway.studies.claims import Estimate, Result, Results
+from headway.studies.claims import Result, Results
+from headway.studies.criteria import Estimate
 from headway.studies.lm_rates import SHARE, Rates, best_rate, compared, measured
 from headway.studies.lm_shares import share_needed, share_without_interval
 from headway.studies.running import settled

@@ -9,7 +9,7 @@ from made_studies import claim, results, study, written
 
 from headway.errors import HeadwayError
 from headway.studies.catalogue import CLAIM_STUDIES
-from headway.studies.claims import within
+from headway.studies.criteria import within
 from headway.studies.ledger import main
 from headway.studies.mechanism_pages import MARKED, filled
 

@@ -17,8 +17,9 @@ from headway.decoder import HeadwayConfig, HeadwayForCausalLM
 from headway.mechanisms import SelectiveAttention
 from headway.studies import estimates, passkey_study
 from headway.studies.claim_page import render
-from headway.studies.claims import Estimate, Results, Run, Size, Verdict, findings
+from headway.studies.claims import Results, Run, Size, findings
 from headway.studies.courses import Course, seed_of
+from headway.studies.criteria import Estimate, Verdict
 from headway.studies.passkey_study import (
     ALL,
     CLAIMS,

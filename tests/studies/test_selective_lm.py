@@ -14,7 +14,8 @@ from small_language_models import compared_run, raced
 from small_selective import make_tiny_selective, tiny_course
 
 from headway.mechanisms.selective_attention import SelectiveAttention, Temperature
-from headway.studies.claims import Estimate, Results, Run, Verdict, findings
+from headway.studies.claims import Results, Run, findings
+from headway.studies.criteria import Estimate, Verdict
 from headway.studies.lm_claims import LOWER
 from headway.studies.lm_course import Course, Extent, Shape
 from headway.studies.lm_fine import FineCourse

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from headway.studies import selective_theory
 from headway.studies.claim_page import claim_table, render
-from headway.studies.claims import Results, Verdict
+from headway.studies.claims import Results
+from headway.studies.criteria import Verdict
 from headway.studies.running import run_study
 from headway.studies.selective_bounds import (
     apart,

@@ -15,7 +15,8 @@ from headway.errors import HeadwayError
 from headway.mechanisms.layer_shortcut import LayerShortcut
 from headway.studies import shortcuts_text
 from headway.studies.claim_page import render
-from headway.studies.claims import Results, Verdict, findings
+from headway.studies.claims import Results, findings
+from headway.studies.criteria import Verdict
 from headway.studies.kv_shift_lm import ARMS as OTHER_ARMS
 from headway.studies.lm_course import Arm, Course
 from headway.studies.running import run_study

@@ -16,7 +16,8 @@ from torch import Tensor
 import headway_cli
 from headway.studies import theorem3
 from headway.studies.claim_page import claim_table, render
-from headway.studies.claims import Estimate, Result, Results, Run, Verdict
+from headway.studies.claims import Result, Results, Run
+from headway.studies.criteria import Estimate, Verdict
 from headway.studies.run_files import read_runs
 from headway.studies.running import run_study
 from headway.studies.theorem3 import (

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from headway.errors import HeadwayError
 from headway.studies import estimates
-from headway.studies.claims import Estimate, Result, Results, Run, Verdict
+from headway.studies.claims import Result, Results, Run
 from headway.studies.courses import Course, Progress, follow, seed_of
+from headway.studies.criteria import Estimate, Verdict
 from headway.studies.race_table import race_table
 from headway.studies.speed import faster, signed_rank_p, steps_ratio
 from headway.studies.tuning import (

@@ -11,7 +11,8 @@ from small_language_models import asked, compared_run, make_tiny, raced
 
 from headway.decoder import HeadwayForCausalLM
 from headway.studies import value_stream_lm
-from headway.studies.claims import Results, Run, Verdict, findings
+from headway.studies.claims import Results, Run, findings
+from headway.studies.criteria import Verdict
 from headway.studies.lm_course import Course, Extent
 from headway.studies.lm_names import KNOWN, names_measured, prompts
 from headway.studies.running import run_study

@@ -21,7 +21,6 @@ from headway.corpora.performance import Notes
 from headway.corpora.tokens import build_corpus
 from headway.training import train_checks
 from headway.training.optimisation import adamw, schedule
-from headway.training.train_run import chosen_attention
 from headway_train_settings import (
     OF_A_NEW_MODEL,
     PRESETS,
@@ -385,23 +384,3 @@ def test_the_rate_of_the_last_step_is_as_the_page_says(steps, last):
         scheduler.step()
     assert rates[-1] == pytest.approx(last)
     assert scheduler.get_last_lr()[0] == pytest.approx(0.1)
-
-
-@pytest.mark.parametrize(
-    ("asked", "ours", "cuda", "expected"),
-    [
-        ({}, True, True, "flex_attention"),
-        ({"compile": True}, True, True, "flex_attention"),
-        ({"sharding": "fsdp"}, True, True, "flex_attention"),
-        ({"compile": True, "sharding": "fsdp"}, True, True, "sdpa"),
-        ({"compile": True, "sharding": "hsdp"}, True, True, "sdpa"),
-        ({"reset_positions": False}, True, True, "sdpa"),
-        ({}, False, True, "sdpa"),
-        ({}, True, False, "sdpa"),
-        ({"attention": "flex_attention", "compile": True, "sharding": "fsdp"}, True, True,
-         "flex_attention"),
-        ({"attention": "eager"}, True, True, "eager"),
-    ],
-)  # fmt: skip
-def test_attention_that_is_chosen(asked, ours, cuda, expected):
-    assert chosen_attention(TrainSettings(**asked), ours, cuda) == expected

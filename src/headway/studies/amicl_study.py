@@ -9,16 +9,8 @@ from dataclasses import dataclass
 from headway.memory.amicl import Amicl, Task, accuracy
 from headway.report.curves import OVER_SEEDS, bands
 from headway.report.figures import CurveText, Figure, curve_figure
-from headway.studies.claims import (
-    Claim,
-    Measures,
-    Results,
-    Run,
-    Size,
-    Study,
-    one_by_one,
-    within,
-)
+from headway.studies.claims import Claim, Measures, Results, Run, Size, Study, one_by_one
+from headway.studies.criteria import within
 from headway.studies.estimates import mean_of
 from headway.studies.running import arms_by_seeds
 from headway_settings import StudySettings

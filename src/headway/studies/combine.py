@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from headway.studies.claims import Claim, Criterion, Estimate, Results, Study, at_most, within
+from headway.studies.claims import Claim, Results, Study
 from headway.studies.combine_found import (
     chosen_parts,
     effects_on,
@@ -34,6 +34,7 @@ from headway.studies.combine_parts import (
 )
 from headway.studies.combine_runs import perform, runs
 from headway.studies.combine_table import arm_table, losses_and_effects, pair_table, part_table
+from headway.studies.criteria import Criterion, Estimate, at_most, within
 from headway.studies.estimates import exact
 from headway.studies.lm_claims import LOWER, OURS, SEEDS, compare
 from headway.studies.lm_course import HEEDS

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from statistics import median
 
-from headway.studies.claims import Estimate, Results
+from headway.studies.claims import Results
 from headway.studies.combine_parts import DESIGN, PLAIN, SHARES, SUBSETS, name_of
+from headway.studies.criteria import Estimate
 from headway.studies.estimates import paired, resampled
 from headway.studies.factorial import Subset
 from headway.studies.lm_cost import COST

@@ -17,7 +17,7 @@ from headway.report.figures import CurveText, Figure
 from headway.report.marks import interval_figure
 from headway.report.statistics import mean_or_none, paired_difference
 from headway.report.tables import escaped, markdown_table
-from headway.studies.claims import Estimate, Results
+from headway.studies.claims import Results
 from headway.studies.combine_found import (
     chosen_parts,
     effects_on,
@@ -36,6 +36,7 @@ from headway.studies.combine_parts import (
     name_of,
     without,
 )
+from headway.studies.criteria import Estimate
 from headway.studies.lm_rates import best_rate, loss_figures, measured
 from headway.studies.run_files import read_runs
 

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from headway.report.curves import OVER_SEEDS
 from headway.report.figures import CurveText, Figure
-from headway.studies.claims import Claim, Criterion, Estimate, Results, Size, within
+from headway.studies.claims import Claim, Results, Size
 from headway.studies.courses import Course, seed_of
+from headway.studies.criteria import Criterion, Estimate, within
 from headway.studies.error_races import (
     RATE,
     ErrorArm,

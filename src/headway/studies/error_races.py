@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from headway.report.curves import bands
 from headway.report.figures import CurveText, Figure, curve_figure
-from headway.studies.claims import Estimate, Measures, Results, Run, Size, Study
+from headway.studies.claims import Measures, Results, Run, Size, Study
 from headway.studies.courses import Course, follow, seed_of, task_batches
+from headway.studies.criteria import Estimate
 from headway.studies.estimates import median_ratio
 from headway.studies.speed import signed_rank_p
 from headway.studies.tuning import (

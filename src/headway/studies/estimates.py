@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, median
 
 from headway.report.statistics import CONFIDENCE, paired_difference, t_interval
-from headway.studies.claims import Estimate
+from headway.studies.criteria import Estimate
 
 RESAMPLES = 9_999
 """Draws of a bootstrap."""

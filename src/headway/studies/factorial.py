@@ -15,7 +15,7 @@ from statistics import fmean
 
 from headway.errors import HeadwayError
 from headway.report.statistics import CONFIDENCE
-from headway.studies.claims import Estimate
+from headway.studies.criteria import Estimate
 
 Subset = tuple[str, ...]
 """Factors that are on, in the order of the design."""

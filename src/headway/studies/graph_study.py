@@ -17,17 +17,9 @@ from torch import Tensor, nn
 
 from headway.report.curves import OVER_SEEDS, bands
 from headway.report.figures import CurveText, Figure, curve_figure
-from headway.studies.claims import (
-    Claim,
-    Criterion,
-    Estimate,
-    Measures,
-    Results,
-    Size,
-    at_least,
-    within,
-)
+from headway.studies.claims import Claim, Measures, Results, Size
 from headway.studies.courses import Course
+from headway.studies.criteria import Criterion, Estimate, at_least, within
 from headway.studies.error_races import (
     RATE,
     ErrorArm,

@@ -12,16 +12,9 @@ from functools import partial
 from headway.mechanisms import KVShift
 from headway.report.curves import OVER_SEEDS, bands
 from headway.report.figures import CurveText, Figure, curve_figure
-from headway.studies.claims import (
-    Claim,
-    Criterion,
-    Estimate,
-    Results,
-    Size,
-    at_least,
-    at_most,
-)
+from headway.studies.claims import Claim, Results, Size
 from headway.studies.courses import Course
+from headway.studies.criteria import Criterion, Estimate, at_least, at_most
 from headway.studies.estimates import mean_of, paired
 from headway.studies.token_races import TokenArm, TokenRace, decoder, race_study, told_rates
 from headway.studies.tuning import Points, Tuning, score_points, scores_of

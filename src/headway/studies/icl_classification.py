@@ -12,14 +12,8 @@ from functools import partial
 
 from headway.report.curves import OVER_SEEDS, bands
 from headway.report.figures import CurveText, Figure, curve_figure, tick_axis
-from headway.studies.claims import (
-    Claim,
-    Criterion,
-    Estimate,
-    Results,
-    Study,
-    within,
-)
+from headway.studies.claims import Claim, Results, Study
+from headway.studies.criteria import Criterion, Estimate, within
 from headway.studies.estimates import exact
 from headway.studies.icl_training import ARMS, EXTENTS, perform
 from headway.studies.race_table import race_table

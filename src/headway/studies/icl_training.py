@@ -9,11 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from headway.studies.claims import (
-    Measures,
-    Run,
-    Size,
-)
+from headway.studies.claims import Measures, Run, Size
 from headway.studies.courses import Batches, Course, follow, generator_of, seed_of
 from headway.studies.toy_classifier import StreamClassifier, Wiring
 from headway.studies.tuning import (

@@ -13,17 +13,9 @@ from typing import Any
 from headway.mechanisms import KVShift, ShortConv, SmearedKey
 from headway.report.curves import OVER_SEEDS, bands
 from headway.report.figures import CurveText, Figure, curve_figure, tick_axis
-from headway.studies.claims import (
-    Claim,
-    Criterion,
-    Estimate,
-    Results,
-    Size,
-    at_least,
-    at_most,
-    within,
-)
+from headway.studies.claims import Claim, Results, Size
 from headway.studies.courses import Course
+from headway.studies.criteria import Criterion, Estimate, at_least, at_most, within
 from headway.studies.estimates import mean_of, paired
 from headway.studies.speed import faster, steps_ratio
 from headway.studies.token_races import TokenArm, TokenRace, decoder, race_study, told_rates

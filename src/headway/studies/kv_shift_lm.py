@@ -17,19 +17,8 @@ from headway.mechanisms import KVShift
 from headway.mechanisms.kv_shift import KVShiftModule
 from headway.report.figures import CurveText
 from headway.report.marks import Mark
-from headway.studies.claims import (
-    Claim,
-    Estimate,
-    Measures,
-    Results,
-    Run,
-    Size,
-    Study,
-    at_least,
-    difference,
-    no_difference,
-    within,
-)
+from headway.studies.claims import Claim, Measures, Results, Run, Size, Study
+from headway.studies.criteria import Estimate, at_least, difference, no_difference, within
 from headway.studies.estimates import mean_of
 from headway.studies.lm_claims import LOWER, OURS, SEEDS, adds, compare
 from headway.studies.lm_course import HEEDS, Arm, Course, Extent, Shape, performing

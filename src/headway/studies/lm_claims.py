@@ -5,15 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from headway.studies.claims import (
-    SIZES,
-    Claim,
-    Criterion,
-    Estimate,
-    Results,
-    beyond_zero,
-    within,
-)
+from headway.studies.claims import SIZES, Claim, Results
+from headway.studies.criteria import Criterion, Estimate, beyond_zero, within
 from headway.studies.estimates import exact, paired
 from headway.studies.lm_rates import compared, measured
 

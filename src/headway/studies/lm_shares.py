@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from headway.report.statistics import t_interval, tokens_to_reach
-from headway.studies.claims import Estimate, Results
+from headway.studies.claims import Results
+from headway.studies.criteria import Estimate
 from headway.studies.lm_rates import measured
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from headway.errors import HeadwayError
 from headway.report.cells import Table
 from headway.report.tables import markdown_table
-from headway.studies.claims import Finding, Size, Study, Verdict, findings
+from headway.studies.claims import Finding, Size, Study, findings
+from headway.studies.criteria import Verdict
 from headway.studies.run_files import read_runs
 
 MARKED = re.compile(r"(<!-- claims of (.+?) -->\n).*?(<!-- end of claims -->)", re.DOTALL)

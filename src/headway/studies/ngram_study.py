@@ -11,8 +11,9 @@ from functools import partial
 from headway.mechanisms import KVShift
 from headway.report.curves import bands
 from headway.report.figures import CurveText, Figure, curve_figure
-from headway.studies.claims import Claim, Estimate, Results, Size, within
+from headway.studies.claims import Claim, Results, Size
 from headway.studies.courses import Course
+from headway.studies.criteria import Estimate, within
 from headway.studies.speed import steps_ratio
 from headway.studies.token_races import TokenArm, TokenRace, decoder, race_study, told_rates
 from headway.studies.tuning import Tuning, score_points, steps_of

@@ -20,16 +20,9 @@ from headway.decoder import HeadwayConfig
 from headway.mechanisms import SelectiveAttention
 from headway.report.curves import OVER_SEEDS, bands
 from headway.report.figures import CurveText, Figure, curve_figure, tick_axis
-from headway.studies.claims import (
-    Claim,
-    Criterion,
-    Estimate,
-    Results,
-    Size,
-    beyond_zero,
-    difference,
-)
+from headway.studies.claims import Claim, Results, Size
 from headway.studies.courses import Course, Scores, seed_of
+from headway.studies.criteria import Criterion, Estimate, beyond_zero, difference
 from headway.studies.estimates import paired
 from headway.studies.token_races import LOOKED_AT, TokenArm, TokenRace, race_study, told_rates
 from headway.studies.tuning import Points, Tuning, score_points, scores_of

@@ -13,17 +13,8 @@ from functools import partial
 import torch
 
 from headway.decoder import HeadwayForCausalLM
-from headway.studies.claims import (
-    Claim,
-    Estimate,
-    Measures,
-    Results,
-    Run,
-    Study,
-    at_least,
-    at_most,
-    difference,
-)
+from headway.studies.claims import Claim, Measures, Results, Run, Study
+from headway.studies.criteria import Estimate, at_least, at_most, difference
 from headway.studies.estimates import mean_of
 from headway.studies.lm_claims import LOWER, OURS, SEEDS, compare
 from headway.studies.lm_course import DIGITS, HEEDS, Course, performing

@@ -15,19 +15,8 @@ from torch import Tensor
 
 from headway.report.curves import bands
 from headway.report.figures import CurveText, Figure, curve_figure
-from headway.studies.claims import (
-    Claim,
-    Criterion,
-    Estimate,
-    Measures,
-    Results,
-    Run,
-    Size,
-    Study,
-    at_least,
-    at_most,
-    one_by_one,
-)
+from headway.studies.claims import Claim, Measures, Results, Run, Size, Study, one_by_one
+from headway.studies.criteria import Criterion, Estimate, at_least, at_most
 from headway.studies.estimates import exact
 from headway.studies.running import arms_by_seeds
 from headway.studies.selective_bounds import (

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from headway.studies.claims import Claim, Criterion, Estimate, Results, Size, at_least
+from headway.studies.claims import Claim, Results, Size
+from headway.studies.criteria import Criterion, Estimate, at_least
 from headway.studies.estimates import mean_of
 from headway.studies.lm_claims import LOWER, OURS, SEEDS, compare
 from headway.studies.lm_rates import measured

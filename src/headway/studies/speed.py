@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from headway.studies.claims import SURE, Criterion, Estimate, Verdict, is_sure, left_open, unless
+from headway.studies.criteria import SURE, Criterion, Estimate, Verdict, is_sure, left_open, unless
 from headway.studies.estimates import median_ratio
 
 

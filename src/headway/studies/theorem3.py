@@ -17,19 +17,8 @@ from torch import Tensor
 
 from headway.report.curves import OVER_SEEDS, bands
 from headway.report.figures import CurveText, Figure, curve_figure
-from headway.studies.claims import (
-    Claim,
-    Criterion,
-    Estimate,
-    Measures,
-    Results,
-    Run,
-    Size,
-    Study,
-    Verdict,
-    at_most,
-    one_by_one,
-)
+from headway.studies.claims import Claim, Measures, Results, Run, Size, Study, one_by_one
+from headway.studies.criteria import Criterion, Estimate, Verdict, at_most
 from headway.studies.estimates import exact, mean_of
 from headway.studies.running import arms_by_seeds
 from headway_settings import StudySettings

@@ -16,15 +16,8 @@ from headway.decoder import HeadwayForCausalLM
 from headway.mechanisms import ResidualStream
 from headway.report.figures import CurveText
 from headway.report.marks import Mark
-from headway.studies.claims import (
-    Measures,
-    Results,
-    Run,
-    Size,
-    Study,
-    difference,
-    no_difference,
-)
+from headway.studies.claims import Measures, Results, Run, Size, Study
+from headway.studies.criteria import difference, no_difference
 from headway.studies.lm_claims import LOWER, OURS, Part, adds, compare
 from headway.studies.lm_course import DIGITS, HEEDS, Arm, Course, Extent, Shape, performing
 from headway.studies.lm_marks import losses_and_marks
