@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
@@ -51,6 +51,7 @@ def same(ours: BlockMask, theirs: BlockMask) -> None:
     st.integers(0, 200),
     st.booleans(),
 )
+@example(starts=[[]], queries=200, earlier=127, unwritten=0, tensor=False)
 @settings(max_examples=40, deadline=None)
 def test_blocks_are_those_that_torch_finds(
     starts: list[list[int]], queries: int, earlier: int, unwritten: int, tensor: bool
