@@ -25,9 +25,9 @@ def test_static_and_per_position_weights() -> None:
 
 
 def test_a_shared_query_weighs_by_direction() -> None:
-    query = torch.randn(4)
+    query = torch.randn(4, generator=torch.Generator().manual_seed(3))
     read = depth_attention(query, SOURCES, normed="keys", eps=1e-6)
-    logits = [(s / s.pow(2).mean(-1, keepdim=True).sqrt()) @ query for s in SOURCES]
+    logits = [(s / (s.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt()) @ query for s in SOURCES]
     weights = torch.stack(logits, -1).softmax(-1)
     torch.testing.assert_close(read, weighted_sum(SOURCES, weights), rtol=0, atol=1e-5)
     scaled = depth_attention(query, [100 * s for s in SOURCES], normed="keys", eps=1e-6)
