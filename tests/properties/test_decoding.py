@@ -95,7 +95,7 @@ def test_a_cache_that_was_reset_starts_anew(case: Case, feed: Feed, dtype: torch
 @given(cases(), feeds(), st.data())
 @settings(max_examples=100)
 def test_beams_may_be_reordered_between_chunks(case: Case, feed: Feed, data: st.DataObject) -> None:
-    model, rows = case.model(), len(feed.pads)
+    model, rows = case.model(torch.float64), len(feed.pads)
     beams = st.lists(st.integers(0, rows - 1), min_size=rows, max_size=rows)
     tokens, mask, end = case.tokens(rows, feed.length), feed.mask(), 0
     cache = feed.cache(model)
@@ -116,7 +116,7 @@ def test_beams_may_be_reordered_between_chunks(case: Case, feed: Feed, data: st.
 @given(cases(), st.lists(st.integers(1, 4), min_size=2, max_size=4), st.integers(2, 3))
 @settings(max_examples=40)
 def test_rows_may_be_repeated_and_selected(case: Case, chunks: list[int], times: int) -> None:
-    model, cache = case.model(), HeadwayCache(case.config())
+    model, cache = case.model(torch.float64), HeadwayCache(case.config())
     length, first = sum(chunks), chunks[0]
     tokens = case.tokens(2 * times, length)
     tokens[:, :first] = tokens[::times, :first].repeat_interleave(times, dim=0)
