@@ -98,7 +98,8 @@ def test_a_file_of_mechanisms_that_is_no_json(refused, tmp_path):
 def test_models_that_are_not_there(refused, tmp_path):
     refused(["is no folder", "config.json"], model=tmp_path / "absent")
     refused(["is no folder"], model="./absent")
-    refused(["model: 'nobody/no-such-model' cannot be read"], model="nobody/no-such-model")
+    told = "model: 'nobody/no-such-model' is no folder and not in the hub's cache"
+    refused([told], model="nobody/no-such-model")
     (tmp_path / "empty").mkdir()
     refused(["empty'", "config.json"], model=tmp_path / "empty")
 

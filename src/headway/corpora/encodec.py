@@ -65,6 +65,9 @@ def _model(weights: str) -> Any:
     """The model, mono and without chunks, whose codes then form one row."""
     from transformers import EncodecModel
 
+    from headway.hub import require_hub
+
+    require_hub(weights, f"weights: {weights!r}")
     try:
         model = EncodecModel.from_pretrained(weights, use_safetensors=True).eval()
     except (OSError, ValueError) as error:

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from headway.errors import HeadwayError
 from headway.hosts.saving import from_pretrained
+from headway.hub import require_hub
 from headway.mechanisms.sizes import mechanisms_of
 from headway.safe_loading import one_sentence, quiet
 
@@ -24,7 +25,7 @@ def read_config(model: str) -> Any:
         model: folder or hub id.
 
     Raises:
-        HeadwayError: nothing there, or code of its own.
+        HeadwayError: nothing there, no way to the hub, or code of its own.
     """
     where, path = _where(model), Path(model)
     # Beside what is here, a mistyped folder is meant: asking the hub for it can take long.
@@ -35,6 +36,7 @@ def read_config(model: str) -> Any:
         raise HeadwayError(
             f"{where} holds no config.json; accepted are folders written by model.save_pretrained"
         )
+    require_hub(model, where)
     return _told(where, AutoConfig, model)
 
 

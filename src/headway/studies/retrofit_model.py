@@ -19,6 +19,7 @@ from headway.errors import HeadwayError
 from headway.hosts import attach, mechanism_parameters, save_mechanisms
 from headway.hosts.attach import bare
 from headway.hosts.family import family_of
+from headway.hub import require_hub
 from headway.mechanisms import Mechanism
 from headway.mechanisms.sizes import dims_of
 from headway.safe_loading import one_sentence, quiet
@@ -86,6 +87,7 @@ def open_source(name: str) -> Source:
             f"{where} is no folder; accepted are folders with a config.json, or an id on the hub "
             "such as 'owner/name'"
         )
+    require_hub(name, where)
     try:
         with one_sentence(where):
             config = AutoConfig.from_pretrained(name, trust_remote_code=False)
