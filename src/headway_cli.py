@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -51,6 +52,7 @@ from headway_settings import (
     __version__,
 )
 from headway_train_settings import TrainSettings, WrongConfig, settings_before_flags, to_toml
+from headway_words import wrong_word
 
 EXTRAS = frozenset(
     {"tyro", "rich", "plotly", "jinja2", "scipy", "tokenizers", "datasets", "zstandard", "peft"}
@@ -75,12 +77,16 @@ def _parse(words: Sequence[str]) -> Any:
         not os.environ.get("NO_COLOR") and sys.stderr.isatty()
     )
 
+    inner = list(words[:1]) == ["corpus"]
+    verbs, prog = (CORPUS_VERBS, "headway corpus") if inner else (VERBS, "headway")
+    typed = list(words[1:] if inner else words)
+    for verb in verbs:
+        if typed[:1] == [verb.name] and (refusal := wrong_word(typed[1:], verb.settings)):
+            sys.exit(_refuse(refusal))
     trains = list(words[:1]) == ["train"]
     before = _before_flags(words[1:] if trains else ())
     # What a preset or a file switches on, a flag must be able to switch off, and back.
     switches = () if trains else (tyro.conf.FlagCreatePairsOff,)
-    inner = list(words[:1]) == ["corpus"]
-    verbs, prog = (CORPUS_VERBS, "headway corpus") if inner else (VERBS, "headway")
 
     def form(verb: Verb) -> Any:
         """The whole text in the verb's own help, its first line in the list of verbs."""
@@ -93,7 +99,7 @@ def _parse(words: Sequence[str]) -> Any:
         cast(Any, Union[tuple(form(verb) for verb in verbs)]),  # noqa: UP007
         prog=prog,
         description=CORPUS if inner else ABOUT,
-        args=words[1:] if inner else words,
+        args=typed,
         config=(tyro.conf.PositionalRequiredArgs, *switches),
     )
 
@@ -177,7 +183,8 @@ def _study(settings: StudySettings, command: str) -> None:
     from headway.studies.catalogue import listing, study_named
 
     if settings.list:
-        print(listing(settings.out or Path("runs")))
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        print(listing(settings.out or Path("runs"), settings.name, width))
         return
     name, study = study_named(settings.name)
     folder = settings.out or Path("runs", name)
@@ -281,6 +288,8 @@ def _corpus_build(settings: CorpusBuildSettings, command: str) -> None:
         print(f"{split:5} {tokens:>13,} tokens, {held.documents:,} documents{hours}")
     for skipped in told.skipped:
         print(f"skipped {skipped.file}: {skipped.reason}")
+    if told.left_out:
+        print(f"documents left out: {told.left_out:,} (empty, at least to the tokenizer)")
     print(f"\nThe corpus: {settings.out}, {corpus.vocab_size} symbols")
 
 

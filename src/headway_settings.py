@@ -143,7 +143,8 @@ class StudySettings:
     name: tuple[str, ...]
     """The study, a name that --list shows."""
     list: bool = False
-    """Show all studies, with what --out (default: runs) holds of each in a folder of its name."""
+    """Show all studies, or all that is known of the named ones, with what --out (default: runs)
+    holds of each in a folder of its name."""
     size: Literal["small", "paper"] = "small"
     """'small' shows on a CPU, in minutes, that all works; 'paper' tests the claim on a GPU."""
     arms: tuple[str, ...] = ()
@@ -210,7 +211,8 @@ class EvalSettings:
     include_path: Path | None = None
     """Folder with task files (YAML) of your own."""
     offline_text: str | None = None
-    """Text to measure perplexity on, as --text of compare takes it; no network is needed."""
+    """Text to measure perplexity on without a network: file, folder, .zip, or .jsonl[.xz|.gz|.zst]
+    with a "text" field."""
     limit: int | None = None
     """At most as many examples a task, and documents of the text."""
     num_fewshot: int | None = None
@@ -234,8 +236,8 @@ class SinksSettings:
     model: str
     """Folder or hub id of a decoder or encoder, with mechanisms or without (safetensors only)."""
     text: str | None = None
-    """File, folder, .zip, .jsonl[.xz|.gz|.zst] with a "text" field, or hf:NAME; else Python's
-    documentation."""
+    """File, folder, .zip, .jsonl[.xz|.gz|.zst] with a "text" field, hf:NAME, or a folder that
+    `headway corpus build text` wrote; else Python's documentation."""
     tokens: int = 64
     """Tokens a sample, special ones included; attention received falls as samples grow longer."""
     samples: int = 100

@@ -224,7 +224,7 @@ def nothing(folder: Path) -> None:
         (no_tokenizer, "(its tokenizer)"),
         (missing_weights, "lacks 1 of its tensors, such as 'model.layers.1.self_attn.q_proj"),
         (not_finite, "values are not finite at head 0"),
-        (nothing, "'model' cannot be read"),
+        (nothing, "'model' is no folder and not in the hub's cache"),
     ],
 )
 def test_models_that_cannot_be_profiled(

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+import headway_cli
 from headway.corpora import TokenCorpus, load_tokenizer
 from headway.corpora.build import build
 from headway.corpora.render import render
@@ -85,6 +86,29 @@ def test_broken_files_are_listed_and_many_are_refused(folder: Path, tmp_path: Pa
     assert not (tmp_path / "more").exists()
 
 
+def test_documents_that_are_left_out_are_counted(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ["文字", "some text", "", "— 文"]
+    (folder / "lines.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in lines))
+    out = tmp_path / "out"
+    words = ["corpus", "build", "text", str(folder), "--out", str(out), "--tokenizer"]
+    assert headway_cli.main([*words, "characters"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert "documents left out: 3 (empty, at least to the tokenizer)" in said
+    told = read_json(out / "corpus.json")["description"]
+    assert (told["left_out"], told["skipped"]) == (3, [])
+    assert TokenCorpus.load(out).description.left_out == 3
+    assert sum(told[split]["documents"] for split in SPLITS) == 41
+    words[-2] = str(tmp_path / "bytes")
+    assert headway_cli.main([*words, "bytes"]) == 0
+    assert "documents left out: 1 (" in capsys.readouterr().out
+    (folder / "lines.jsonl").unlink()
+    words[-2] = str(tmp_path / "whole")
+    assert headway_cli.main([*words, "characters"]) == 0
+    assert "left out" not in capsys.readouterr().out
+
+
 def test_a_document_comes_back_as_text(folder: Path, tmp_path: Path) -> None:
     settings = text(folder, tmp_path / "out", tokenizer="characters")
     corpus = build(settings, silent)
@@ -100,7 +124,7 @@ def test_a_document_comes_back_as_text(folder: Path, tmp_path: Path) -> None:
 def test_a_folder_written_before_there_were_kinds_is_read(folder: Path, tmp_path: Path) -> None:
     corpus = build(text(folder, tmp_path / "out"), silent)
     manifest = read_json(tmp_path / "out" / "corpus.json")
-    for name in ("kind", "code", "skipped"):
+    for name in ("kind", "code", "skipped", "left_out"):
         del manifest["description"][name]
     for split in SPLITS:
         del manifest["description"][split]["seconds"]

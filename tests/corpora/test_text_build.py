@@ -73,7 +73,7 @@ def test_what_waits_is_what_was_read_split(
             return
         expected = split_documents(documents)
         written = list(spool.write_stretches(documents, folder))
-        found = Spool(spool.none_empty(written, folder), 0, ())
+        found = Spool(spool.none_empty(written, folder), 0, (), 0)
     found.save(folder)
     read = Spool.load(folder)
     assert read == found

@@ -250,8 +250,7 @@ def test_the_verb_runs_and_lists_a_study(
     monkeypatch.chdir(tmp_path)
     assert headway_cli.main(["study", "--list"]) == 0
     shown = capsys.readouterr().out.splitlines()
-    assert shown[0] == "made: Something helps."
-    assert shown[-1] == "  state: not run"
+    assert shown[:2] == ["made: Something helps.", "  1 claim; state: not run"]
     assert headway_cli.main(["study", "made", "--seeds", "2"]) == 0
     shown = capsys.readouterr()
     assert "made: base seed 0 done in" in shown.err

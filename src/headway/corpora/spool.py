@@ -55,6 +55,8 @@ class Spool:
     files: int
     """That were read, where the source is a folder."""
     skipped: tuple[Skipped, ...]
+    left_out: int
+    """Documents that hold no text."""
 
     def documents(self, split: SplitName) -> Iterator[str]:
         """Of one split, from the disk."""
@@ -66,11 +68,13 @@ class Spool:
         """Write what says that reading was finished."""
         rows = [asdict(s) | {"path": s.path.name} for s in self.stretches]
         skipped = [asdict(item) for item in self.skipped]
-        write_json(_record(folder), {"rows": rows, "files": self.files, "skipped": skipped})
+        told = {"files": self.files, "skipped": skipped, "left_out": self.left_out}
+        write_json(_record(folder), {"rows": rows, **told})
 
     @classmethod
     def load(cls, folder: Path) -> Spool | None:
-        """What `save` wrote; None where reading was not finished, or a stretch has changed."""
+        """What `save` wrote; None where reading was not finished, a stretch has changed, or an
+        earlier version wrote it."""
         try:
             told: dict[str, Any] = read_json(_record(folder))
             found = tuple(Stretch(**row | {"path": folder / row["path"]}) for row in told["rows"])
@@ -78,7 +82,10 @@ class Spool:
                 return None
         except HeadwayError:
             return None
-        return cls(found, told["files"], tuple(Skipped(**item) for item in told["skipped"]))
+        if "left_out" not in told:
+            return None
+        skipped = tuple(Skipped(**item) for item in told["skipped"])
+        return cls(found, told["files"], skipped, told["left_out"])
 
 
 def write_stretches(documents: Iterable[str], folder: Path) -> Iterator[Stretch]:

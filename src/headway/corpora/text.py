@@ -19,6 +19,7 @@ from headway.errors import HeadwayError
 
 FileRead = Callable[[str, str | None], None]
 Holds = Callable[[str], bool]
+LeftOut = Callable[[str], object]
 
 BLANK, UNKNOWN = "empty", "empty to the tokenizer"
 """Why a file of a folder is left out that is whole and holds no text, or none that is encoded."""
@@ -41,6 +42,7 @@ def read_documents(
     max_characters: int,
     told: FileRead | None = None,
     holds: Holds = holds_text,
+    left_out: LeftOut | None = None,
 ) -> list[str]:
     """Read whole documents from `source` until the next one would pass `max_characters`.
 
@@ -61,13 +63,13 @@ def read_documents(
     reason why it had to be left out or None; without it, such a file is an error.
 
     Files may end in .xz, .gz or .zst besides. Documents that do not hold text, as `holds` tells,
-    are left out. Memory is bounded by the documents that are returned and the longest one, however
-    large the file.
+    are left out and given to `left_out`. Memory is bounded by the documents that are returned and
+    the longest one, however large the file.
 
     Raises HeadwayError for a source that is missing, unreadable, damaged, binary, malformed or
     without text, and for `max_characters` below 1 or below the length of the first document.
     """
-    return list(stream_documents(source, max_characters, told, holds))
+    return list(stream_documents(source, max_characters, told, holds, left_out))
 
 
 def stream_documents(
@@ -75,6 +77,7 @@ def stream_documents(
     max_characters: int,
     told: FileRead | None = None,
     holds: Holds = holds_text,
+    left_out: LeftOut | None = None,
 ) -> Iterator[str]:
     """The documents of `read_documents` one by one: memory is bounded by the longest one.
 
@@ -82,8 +85,9 @@ def stream_documents(
     """
     if max_characters < 1:
         raise HeadwayError(f"max_characters={max_characters}: at least 1 is accepted")
-    texts = _filled(filter(holds_text, _documents(source, told, holds)), source, BLANK)
-    stream = _filled(filter(holds, texts), source, UNKNOWN)
+    read = _documents(source, told, holds)
+    texts = _filled(_holding(read, holds_text, left_out), source, BLANK)
+    stream = _filled(_holding(texts, holds, left_out), source, UNKNOWN)
     first = next(stream)
     if len(first) > max_characters:
         raise HeadwayError(
@@ -135,6 +139,15 @@ def _filled(documents: Iterator[str], source: str | None, empty: str) -> Iterato
     for first in documents:
         return chain((first,), documents)
     raise HeadwayError(f"text={source!r} is {empty}; a source that holds text is accepted")
+
+
+def _holding(documents: Iterator[str], holds: Holds, left_out: LeftOut | None) -> Iterator[str]:
+    """The documents that hold text."""
+    for document in documents:
+        if holds(document):
+            yield document
+        elif left_out is not None:
+            left_out(document)
 
 
 def _until(documents: Iterator[str], max_characters: int) -> Iterator[str]:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -122,7 +123,12 @@ def build_text(
         parts = [TextPart(stretch, encoder, eot, size) for stretch in held.stretches]
         with _one_core_a_call():
             records = encode_parts(parts, size, waiting, workers, True, report, earlier)
-        told = {"source": source_name(source), "kind": "text", "skipped": held.skipped}
+        told = {
+            "source": source_name(source),
+            "kind": "text",
+            "skipped": held.skipped,
+            "left_out": held.left_out,
+        }
         write_parts(parts, records, waiting, out, encoder.to_str(), size, eot, told, {})
 
 
@@ -170,13 +176,16 @@ def _read(
 
     found: list[Stretch] = []
     read = 0
-    documents = stream_documents(source, max_characters, told if skips else None, holds)
+    left_out = count()
+    documents = stream_documents(
+        source, max_characters, told if skips else None, holds, lambda _: next(left_out)
+    )
     for number, stretch in enumerate(spool.write_stretches(documents, waiting)):
         found.append(stretch)
         begin(number, stretch)
         read += stretch.characters
         report(0, 1, f"{read:,} characters read")
-    return Spool(tuple(found), len(files), tuple(skipped))
+    return Spool(tuple(found), len(files), tuple(skipped), next(left_out))
 
 
 def _whole(read: Spool, waiting: Path) -> Spool:

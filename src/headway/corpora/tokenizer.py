@@ -95,13 +95,20 @@ def end_of_text(tokenizer: Tokenizer) -> int:
 
 def holder(tokenizer: Tokenizer) -> Callable[[str], bool]:
     """Give a function that tells whether a text is more than white space once it is encoded."""
+    return holder_of(
+        lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
+        lambda ids: tokenizer.decode(ids, skip_special_tokens=False),
+    )
+
+
+def holder_of(
+    encode: Callable[[str], list[int]], decode: Callable[[list[int]], str]
+) -> Callable[[str], bool]:
+    """As `holder`, for a tokenizer of any library."""
 
     def holds(text: str) -> bool:
-        for part in (text[:_GLANCE], text):  # mostly the beginning tells
-            ids = tokenizer.encode(part, add_special_tokens=False).ids
-            if tokenizer.decode(ids, skip_special_tokens=False).strip():
-                return True
-        return False
+        # Mostly the beginning tells.
+        return any(decode(encode(part)).strip() for part in (text[:_GLANCE], text))
 
     return holds
 

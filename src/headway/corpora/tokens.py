@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from pathlib import Path
 from platform import python_version
 from types import MappingProxyType
@@ -72,6 +73,8 @@ class CorpusDescription:
     code: Mapping[str, Any] = field(default_factory=dict)
     """What turns tokens back into music or sound, beside the tokenizer."""
     skipped: tuple[Skipped, ...] = ()
+    left_out: int = 0
+    """Documents of text that are empty, at least to the tokenizer, those of skipped files too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +142,7 @@ class TokenCorpus:
                 kind=description.get("kind", "text"),
                 code=description.get("code", {}),
                 skipped=tuple(Skipped(**skipped) for skipped in description.get("skipped", ())),
+                left_out=description.get("left_out", 0),
             ),
             files={path.name: read_file(path) for path in sorted(folder.glob("*.safetensors"))},
         )
@@ -205,7 +209,9 @@ def build_corpus(
     """
     encoder = None if tokenizer == "bpe" else load_tokenizer(tokenizer, (), vocab_size)
     holds = holder(encoder) if encoder else holds_text
-    splits = split_documents(read_documents(source, max_characters, told, holds))
+    left_out = count()
+    documents = read_documents(source, max_characters, told, holds, lambda _: next(left_out))
+    splits = split_documents(documents)
     encoder = encoder or load_tokenizer(tokenizer, splits["train"], vocab_size)
     eot = end_of_text(encoder)
     size = vocabulary_size(encoder)
@@ -223,7 +229,9 @@ def build_corpus(
         vocab_size=size,
         eot=eot,
         tokenizer_json=encoder.to_str(),
-        description=CorpusDescription(source=source_name(source), **descriptions),
+        description=CorpusDescription(
+            source=source_name(source), **descriptions, left_out=next(left_out)
+        ),
     )
 
 

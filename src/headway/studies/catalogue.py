@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -50,7 +51,7 @@ class Entry(Generic[R]):
         claim: in a sentence.
         source: where it was published.
         published: its figures.
-        counts: what would count as reproduced.
+        counts: what would count as reproduced, each with the claims that are judged by it.
         perform: runs what is missing, from settings whose folder is set and the command typed.
         table: of the results.
         page: draws the results into a folder; the path that was written.
@@ -61,7 +62,7 @@ class Entry(Generic[R]):
     claim: str
     source: str
     published: str
-    counts: str
+    counts: Mapping[str, Sequence[str]]
     perform: Callable[[StudySettings, str], R]
     table: Callable[[R], Table]
     page: Callable[[Path, R], Path]
@@ -83,13 +84,21 @@ def _entry(study: claims.Study) -> Entry[claims.Results]:
         claim=study.claim,
         source=study.source,
         published=study.published,
-        counts=study.counts,
+        counts=_counts(study.claims),
         perform=partial(run_study, study),
         table=partial(claim_table, study),
         page=lambda folder, results: write_claim_page(folder, study, results),
         plain=asdict,
         state=state,
     )
+
+
+def _counts(tested: Sequence[claims.Claim]) -> dict[str, list[str]]:
+    counts: dict[str, list[str]] = {}
+    for each in tested:
+        published = f" (published: {each.published_text})" if each.published_text else ""
+        counts.setdefault(each.criterion.words, []).append(f"{each.claim}{published}")
+    return counts
 
 
 def _grow_sinks(settings: StudySettings, command: str) -> dict[str, dict[str, Any]]:
@@ -132,8 +141,10 @@ STUDIES: Mapping[str, Entry[Any]] = {
         source="arXiv 2410.10781, Table 3 and section 7; 2505.06708; 2309.17453",
         published="Sink_0 of 60M models: no positions 20.35, learned 33.13, ALiBi 20.78, "
         "rotary 18.18 %; output gate 46.7 to 4.8 % of attention on the first token",
-        counts="Sink_0 above 1 % under all four encodings; a learned sink and an output gate each "
-        "below half of the rotary model's",
+        counts={
+            "Sink_0 is above 1 %": ["each of the four encodings"],
+            "Sink_0 is below half of the rotary model's": ["a learned sink", "an output gate"],
+        },
         perform=_grow_sinks,
         table=sink_table,
         page=write_sink_page,
@@ -151,28 +162,65 @@ def study_named(names: Sequence[str]) -> tuple[str, Entry[Any]]:
     Raises:
         HeadwayError: none, several, or one that is not there.
     """
-    accepted = f"accepted is one of {', '.join(STUDIES)}"
     if len(names) != 1:
-        raise HeadwayError(f"name: {' '.join(names) or 'nothing'!r} is not accepted; {accepted}")
-    if names[0] not in STUDIES:
-        close = nearest(names[0], STUDIES)
-        raise HeadwayError(f"name: {names[0]!r} is unknown{close}; {accepted}")
+        raise HeadwayError(f"name: {' '.join(names) or 'nothing'!r} is not accepted; {_accepted()}")
+    _require(names[0])
     return names[0], STUDIES[names[0]]
 
 
-def listing(folder: Path) -> str:
-    """All studies as lines of text.
+def listing(folder: Path, names: Sequence[str] = (), width: int | None = None) -> str:
+    """Studies as lines of text: all in short, or some with all that is known of them.
 
     Args:
         folder: with a folder of results for each study, of its name.
+        names: of those that are told in full.
+        width: columns at which lines end; None for one line a sentence.
+
+    Raises:
+        HeadwayError: a study that is not there.
     """
-    lines = []
-    for name, study in STUDIES.items():
-        lines += [
-            f"{name}: {study.claim}",
-            f"  source: {study.source}",
-            f"  published: {study.published}",
-            f"  reproduced where: {study.counts}",
-            f"  state: {study.state(folder / name)}",
-        ]
-    return "\n".join(lines)
+    for name in names:
+        _require(name)
+    lines = [line for name in names for line in _in_full(name, folder)]
+    if not names:
+        lines = [line for name in STUDIES for line in _in_short(name, folder)]
+        lines += ["", "Sources, published figures and what would count: headway study NAME --list"]
+    return "\n".join(line if width is None else _folded(line, width) for line in lines)
+
+
+def _in_short(name: str, folder: Path) -> list[str]:
+    study = STUDIES[name]
+    tested = sum(map(len, study.counts.values()))
+    number = f"{tested} claim{'' if tested == 1 else 's'}"
+    return [f"{name}: {study.claim}", f"  {number}; state: {study.state(folder / name)}"]
+
+
+def _in_full(name: str, folder: Path) -> list[str]:
+    study = STUDIES[name]
+    lines = [
+        f"{name}: {study.claim}",
+        f"  source: {study.source}",
+        f"  published: {study.published}",
+        f"  state: {study.state(folder / name)}",
+    ]
+    for counts, tested in study.counts.items():
+        lines += [f"  reproduced where: {counts}", *(f"    - {claim}" for claim in tested)]
+    return lines
+
+
+def _folded(line: str, width: int) -> str:
+    """Words stay whole; what goes on stands two columns further in."""
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return textwrap.fill(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _require(name: str) -> None:
+    if name not in STUDIES:
+        close = nearest(name, STUDIES)
+        raise HeadwayError(f"name: {name!r} is unknown{close}; {_accepted()}")
+
+
+def _accepted() -> str:
+    return f"accepted is one of {', '.join(STUDIES)}"

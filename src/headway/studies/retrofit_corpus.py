@@ -1,8 +1,9 @@
 """Text in the tokens of a trained model, split by document."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from tokenizers import Tokenizer
 from headway.corpora.cache import built_once, same_tokens
 from headway.corpora.splits import SPLITS, split_documents
 from headway.corpora.text import read_documents
+from headway.corpora.tokenizer import holder_of
 from headway.corpora.tokens import CorpusDescription, SplitDescription, TokenCorpus, Tokens
 from headway.errors import HeadwayError
 
@@ -24,7 +26,7 @@ def encode_corpus(
 
     A document keeps the tokens that the tokenizer itself puts around a text (such as a beginning
     of text) and ends with the tokenizer's end of text; what looks like a special token is encoded
-    as text.
+    as text. Documents that the tokenizer has nothing of are left out.
 
     Args:
         source: as in `headway.corpora.read_documents`.
@@ -33,11 +35,14 @@ def encode_corpus(
         max_characters: read at most this much.
 
     Raises:
-        HeadwayError: text that cannot be read or has fewer than three documents, a tokenizer
-            without an end of text, or one whose ids the model does not know.
+        HeadwayError: text that cannot be read, is empty to the tokenizer or has fewer than three
+            documents, a tokenizer without an end of text, or one whose ids the model does not know.
     """
-    eot = end_of_text(tokenizer)
-    splits = split_documents(read_documents(source, max_characters))
+    eot, left_out = end_of_text(tokenizer), count()
+    documents = read_documents(
+        source, max_characters, None, _holder(tokenizer), lambda _: next(left_out)
+    )
+    splits = split_documents(documents)
     kind = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
     tokens = {s: _encode(tokenizer, splits[s], eot, vocab_size).astype(kind) for s in SPLITS}
     described = {
@@ -59,6 +64,7 @@ def encode_corpus(
             described["train"],
             described["validation"],
             described["test"],
+            left_out=next(left_out),
         ),
     )
 
@@ -71,7 +77,7 @@ def cached_corpus(
     made = None
     if backend is not None:
         around = [end_of_text(tokenizer), tokenizer("")["input_ids"]]
-        identity = ["retrofit", backend.to_str(), around, vocab_size, max_characters]
+        identity = ["retrofit 2", backend.to_str(), around, vocab_size, max_characters]
         made = built_once(
             source,
             identity,
@@ -120,6 +126,16 @@ def end_of_text(tokenizer: Any) -> int:
             "model: its tokenizer names no end of text; accepted are tokenizers with an eos_token"
         )
     return int(tokenizer.eos_token_id)
+
+
+def _holder(tokenizer: Any) -> Callable[[str], bool]:
+    """As `headway.corpora.tokenizer.holder`."""
+    return holder_of(
+        lambda text: tokenizer(
+            text, add_special_tokens=False, split_special_tokens=True, verbose=False
+        )["input_ids"],
+        lambda ids: str(tokenizer.decode(ids, skip_special_tokens=False)),
+    )
 
 
 def _encode(tokenizer: Any, documents: Sequence[str], eot: int, vocab_size: int) -> Tokens:

@@ -12,6 +12,8 @@ import pytest
 
 import headway_cli
 from headway.report.tables import markdown_table
+from headway.studies.amicl_study import AMICL
+from headway.studies.catalogue import STUDIES, listing
 from headway.studies.sink_arms import ARMS
 from headway.studies.sink_growth import grow_sinks, main
 from headway.studies.sink_page import render
@@ -57,12 +59,37 @@ def test_a_command_with_markup_is_escaped_in_the_page(asked: StudySettings) -> N
     assert "&lt;script&gt;alert(1)" in render(found)
 
 
-def test_all_studies_are_listed_with_what_would_count(capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_studies_are_listed_in_short_and_one_in_full(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert headway_cli.main(["study", "--list"]) == 0
     shown = capsys.readouterr().out
-    assert shown.startswith("sinks: ")
-    for word in ("source: arXiv", "published: ", "reproduced where: "):
-        assert word in shown
+    assert shown.startswith("sinks: An attention sink")
+    assert shown.count("; state: not run\n") == len(STUDIES)
+    assert "reproduced where" not in shown
+    assert headway_cli.main(["study", "sinks", "amicl", "--list"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("sinks: An attention sink")
+    for word in ("  source: arXiv", "  published: ", "  state: not run"):
+        assert told.count(f"\n{word}") == 2
+    # What would count is told once for all the claims that are judged by it.
+    counts = [line for line in told.splitlines() if line.startswith("  reproduced where: ")]
+    assert len(counts) == 2 + len({claim.criterion.words for claim in AMICL.claims})
+    for claim in AMICL.claims:
+        assert told.count(f"    - {claim.claim} (published: {claim.published_text})\n") == 1
+
+
+def test_a_list_fits_a_terminal_and_a_sentence_is_a_line_elsewhere(tmp_path: Path) -> None:
+    whole, folded = (listing(tmp_path, width=width) for width in (None, 60))
+    assert max(map(len, folded.splitlines())) <= 60 < max(map(len, whole.splitlines()))
+    assert folded.split() == whole.split()
+    names = [line.partition(":")[0] for line in folded.splitlines() if line[:1].strip()]
+    assert names[:-1] == list(STUDIES)  # what goes on is indented
+
+
+def test_a_study_that_is_not_there_is_not_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert headway_cli.main(["study", "sink", "--list"]) == 2
+    assert "name: 'sink' is unknown (did you mean 'sinks'?)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("names", "told"), [
