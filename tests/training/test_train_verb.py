@@ -152,6 +152,7 @@ REFUSED = {
     ),
     "folder mistyped": ({"model": "models/smal", "tokenizer": None}, "'models/smal' is no folder"),
     "long context": ({"context": 100_000}, "context=100000"),
+    "no text": ({"text": "nowhere"}, "text: 'nowhere' does not exist"),
 }
 if not torch.cuda.is_available():
     REFUSED["no GPU"] = ({"device": "cuda"}, "device: 'cuda' is not there")
@@ -160,13 +161,29 @@ if not torch.cuda.is_available():
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_before_anything_is_trained(tmp_path, text, capsys, monkeypatch, name):
     changes, told = REFUSED[name]
-    out = tmp_path / "run"
+    out = tmp_path / "runs" / "run"
     (tmp_path / "models").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert run(out, text, **changes) == 2
+    assert run(out, **{"text": text} | changes) == 2
     (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("headway: ")]
     assert told in line
-    assert not [p for p in out.glob("*") if not p.name.startswith(".")]
+    assert not out.parent.exists()
+
+
+def test_a_refusal_leaves_a_folder_as_it_was(tmp_path, text, trained, capsys):
+    strange, empty = tmp_path / "strange", tmp_path / "empty"
+    strange.mkdir()
+    (strange / "notes.txt").touch()
+    empty.mkdir()
+    assert run(strange, text) == 2
+    assert "holds other things (notes.txt)" in capsys.readouterr().err
+    assert run(empty, "nowhere") == 2
+    assert [p.name for p in strange.iterdir()] == ["notes.txt"]
+    assert list(empty.iterdir()) == []
+    before = sorted(p.name for p in trained.iterdir())
+    assert run(trained, text, steps=13) == 2
+    assert "steps was 12 and is 13" in capsys.readouterr().err
+    assert sorted(p.name for p in trained.iterdir()) == before
 
 
 def test_processes_that_cannot_share_a_batch(tmp_path, text, capsys, monkeypatch):

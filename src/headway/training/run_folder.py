@@ -9,7 +9,7 @@ import hashlib
 import json
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
@@ -36,12 +36,17 @@ FREE = frozenset(
 def run_folder(out: Path) -> Iterator[None]:
     """The folder, made if missing, and held while it is worked in.
 
+    Where what is done inside is refused, folders that were made and hold nothing are removed, and
+    what was there is left as it was.
+
     Raises:
         HeadwayError: it cannot be written, or another process holds it.
     """
+    path = out / ".lock"
+    new, locked = [each for each in (out, *out.parents) if not each.exists()], path.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = (out / ".lock").open("w")
+        lock = path.open("w")
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise
@@ -56,7 +61,21 @@ def run_folder(out: Path) -> Iterator[None]:
                 f"out: {str(out)!r} is in use by another headway process; wait for it, or give "
                 "another"
             ) from None
-        yield
+        try:
+            yield
+        except HeadwayError:
+            if not locked:
+                path.unlink(missing_ok=True)
+                _remove_empty(new)
+            raise
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders, each within the next, up to the first that holds anything."""
+    for folder in folders:
+        if any(folder.iterdir()):
+            return
+        folder.rmdir()
 
 
 def check_same(settings: TrainSettings) -> None:
