@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from headway.errors import HeadwayError
+from headway.report.log_ticks import round_ticks
 from headway.report.sinks_data import (
     kept_positions,
     norm_ratios,
@@ -231,7 +232,8 @@ def hidden_norms(profile: SinkProfile) -> Figure:
     look = layout("layer", "norm of the hidden state", 360)
     look |= {"showlegend": True, "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom"}}
     norms = profile.hidden_norm
-    look["yaxis"] |= {"type": "log", **_round_ticks(float(norms.min()), float(norms.max()))}
+    least, most = (max(float(norm), 1e-6) for norm in (norms.min(), norms.max()))
+    look["yaxis"] |= {"type": "log", **round_ticks(least, most)}
     layers = list(range(len(norms)))
     look["xaxis"] |= {"dtick": _step(len(norms))}
     shown = sorted({0, *profile.sinks()[:2]})
@@ -346,11 +348,3 @@ def _told(effect: Effect) -> str:
 def _step(count: int) -> int:
     """Distance of ticks so that at most about a dozen stand beside an axis."""
     return next(step for step in (1, 2, 4, 8, 16, 32, 64, 128) if count <= 12 * step or step == 128)
-
-
-def _round_ticks(least: float, most: float) -> dict[str, Any]:
-    """1, 2 and 5 of each power of ten in a range, for a logarithmic axis."""
-    low, high = math.floor(math.log10(max(least, 1e-6))), math.ceil(math.log10(max(most, 1e-6)))
-    digits = (1, 2, 5) if high - low <= 3 else (1,)
-    values = [digit * 10.0**power for power in range(low, high + 1) for digit in digits]
-    return {"tickvals": values, "ticktext": [f"{value:,g}" for value in values]}

@@ -9,6 +9,7 @@ from headway.files import write_atomically
 from headway.report.cells import Table, context_table, cost_table, main_table
 from headway.report.figures import Figure, context_figures, loss_figures, result_figures
 from headway.report.learned import learned_figures
+from headway.report.log_ticks import with_round_ticks
 from headway.report.results import Results, read_results
 from headway.report.style import ArmStyle, arm_styles
 from headway.report.summary import Summary, summarise_results
@@ -55,7 +56,11 @@ def fill_page(
         arms: of the legend; a trace's `meta` is the number of its arm there.
         facts: what stands at the end, as titled lists of names and values.
     """
-    plots = [{"id": figure.id, **figure.plot} for section in sections for figure in section.figures]
+    plots = [
+        {"id": figure.id, **with_round_ticks(figure.plot)}
+        for section in sections
+        for figure in section.figures
+    ]
     return fill(
         "report.html.j2", summary=head, sections=sections, legend=arms, plots=plots, facts=facts
     )

@@ -118,7 +118,7 @@ def curve(results: dict[str, Any], names: list[str]) -> Figure:
     import plotly.graph_objects as go
 
     look = layout("token", "perplexity", CURVE_HEIGHT + 80)
-    look["yaxis"] |= {"type": "log", "dtick": "D2"}
+    look["yaxis"] |= {"type": "log"}
     figure = go.Figure(layout=look)
     for number, (name, style) in enumerate(legend(names)):
         line = results["ways"][number]["curve"]
