@@ -109,8 +109,8 @@ class TrainSettings:
     compile: bool = False
     """torch.compile the model."""
     attention: Literal["auto", "sdpa", "flex_attention", "eager"] = "auto"
-    """Implementation; auto is FlexAttention for packed documents in our decoder on a GPU, but where
-    --sharding compiles layers one by one; else SDPA."""
+    """Implementation; auto is FlexAttention for packed documents in our decoder on a GPU; else
+    SDPA."""
     activation_checkpointing: bool = False
     """Compute layers again in the backward pass rather than keep what they computed."""
     deterministic: bool = False

@@ -141,11 +141,7 @@ def chosen_attention(settings: TrainSettings, ours: bool, cuda: bool) -> str:
     """
     if settings.attention != "auto":
         return settings.attention
-    # FlexAttention in layers compiled one by one has yet to be seen on a GPU since its blocks are
-    # found outside of them; when they were found inside, it read outside of its tensors there.
-    one_by_one = settings.compile and settings.sharding != "none"
-    packed = settings.reset_positions and ours
-    return "flex_attention" if packed and cuda and not one_by_one else "sdpa"
+    return "flex_attention" if settings.reset_positions and ours and cuda else "sdpa"
 
 
 def _prepared(blueprint: Blueprint, device: torch.device) -> nn.Module:
