@@ -30,8 +30,8 @@ from headway.studies.criteria import (
     no_difference,
     within,
 )
-from headway.studies.estimates import mean_of, median_ratio, paired, resampled
-from headway.studies.speed import faster
+from headway.studies.estimates import mean_of, median_ratio, paired, resampled, share_of_seeds
+from headway.studies.speed import as_seen, faster, seen_ratio
 
 YES, PARTLY, NO = Verdict.REPRODUCED, Verdict.PARTLY, Verdict.NOT_REPRODUCED
 OPEN = Verdict.NOT_TESTABLE
@@ -201,6 +201,67 @@ def test_a_paired_difference_takes_the_seeds_that_both_have() -> None:
     assert found.p == pytest.approx(wanted.pvalue)
     low, high = wanted.confidence_interval()
     assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=12))
+def test_an_interval_ends_at_the_bounds_of_its_measure(values: list[float]) -> None:
+    free, cut = mean_of(dict(enumerate(values))), mean_of(dict(enumerate(values)), bounds=(0, 1))
+    assert free is not None
+    assert cut == replace(free, low=max(0.0, free.low), high=min(1.0, free.high))
+
+
+def test_the_interval_of_a_difference_ends_at_its_bounds_and_its_p_value_stays() -> None:
+    arm, base = {0: 1.0, 1: 0.9, 2: 1.0}, {0: 0.0, 1: 0.3, 2: 0.0}
+    free, cut = paired(arm, base), paired(arm, base, bounds=(-1, 1))
+    assert free is not None
+    assert free.high > 1
+    assert cut == replace(free, high=1)
+    below = paired(base, arm, bounds=(-1, 1))
+    assert below == replace(cut, value=-cut.value, low=-1, high=-cut.low)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=30))
+def test_a_share_of_seeds_has_the_exact_interval(seeds: list[bool]) -> None:
+    """Clopper and Pearson's: quantiles of beta distributions."""
+    found = share_of_seeds(dict(enumerate(seeds)))
+    assert found is not None
+    n, k = len(seeds), sum(seeds)
+    low = stats.beta.ppf(0.025, k, n - k + 1) if k else 0.0
+    high = stats.beta.ppf(0.975, k + 1, n - k) if k < n else 1.0
+    assert (found.value, found.seeds, found.p) == (k / n, n, None)
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+    assert found.low < found.high
+    assert share_of_seeds({}) is None
+
+
+NEVER = math.inf
+
+
+@pytest.mark.parametrize(
+    ("arm", "base", "verdict"),
+    [
+        (100, 100, YES),
+        (100, 200, NO),
+        (NEVER, 400, YES),  # slower than the limit allows to see
+        (390, NEVER, None),  # at the limit the base would be no slower; when it is, is not known
+        (100, NEVER, NO),  # faster, however late the base
+    ],
+)
+def test_slowness_that_was_not_seen_meets_no_criterion(
+    arm: float, base: float, verdict: Verdict | None
+) -> None:
+    slow = as_seen(at_least(0.9))
+    steps, others = dict.fromkeys(range(10), arm), dict.fromkeys(range(10), base)
+    found = seen_ratio(slow, steps, others, 400)
+    assert (found and slow.judge(found)) == verdict
+    assert slow.words.startswith(at_least(0.9).words + "; not testable where that hangs on how")
+
+
+def test_a_seed_whose_ratio_is_not_known_does_not_hinder_where_others_decide() -> None:
+    others = {**dict.fromkeys(range(10), 100.0), 0: NEVER}
+    found = seen_ratio(at_least(0.9), dict.fromkeys(range(10), 150.0), others, 400)
+    assert found is not None
+    assert (found.value, found.seeds) == (1.5, 10)
 
 
 def test_the_bootstrap_interval_is_scipys() -> None:

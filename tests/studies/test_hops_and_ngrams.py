@@ -10,6 +10,7 @@ import pytest
 from made_studies import result
 
 from headway.mechanisms import KVShift
+from headway.report import statistics
 from headway.studies import estimates, hops_study, ngram_study
 from headway.studies.claim_page import render
 from headway.studies.claims import Results, Run, Study, findings
@@ -63,6 +64,21 @@ def test_n_grams_are_neither_better_nor_worse_within_bounds() -> None:
     assert verdicts(NGRAM, never) == [Verdict.NOT_TESTABLE, None]
 
 
+def test_n_grams_that_were_never_learned_do_not_say_that_arms_are_alike() -> None:
+    late = {"plain-1": {}, "kv-shift-1": {"steps": 3_900}}
+    assert verdicts(NGRAM, made(late)) == [Verdict.NOT_TESTABLE, None]
+    early = {"plain-1": {}, "kv-shift-1": {"steps": 1_000}}
+    assert verdicts(NGRAM, made(early)) == [Verdict.NOT_REPRODUCED, None]
+
+
+def test_ratios_of_n_grams_tell_who_got_there_before_the_learning_rate_had_risen() -> None:
+    results = made({"plain-1": {"steps": 1000}, "kv-shift-1": {"steps": 80}})
+    found = findings(NGRAM.claims, results)[0]
+    assert found.claim.caveat(results, found.ours).startswith(
+        "Within the 100 steps in which the learning rate rises: kv-shift-1 in 8 of 12 seeds."
+    )
+
+
 FAR = {"plain": {"hops_8": 0.95, "hops_16": 0.6}, "kv-shift": {"hops_8": 0.99, "hops_16": 0.97}}
 
 
@@ -83,6 +99,14 @@ def test_many_hops_are_judged_at_eight_and_sixteen(
 ) -> None:
     arms = {arm: {"last": last} for arm, last in (FAR | changed).items()}
     assert verdicts(HOPS, made(arms)) == wanted
+
+
+def test_intervals_of_accuracies_end_at_their_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimates, "t_interval", lambda _: (-9.0, 9.0, 0.5))
+    monkeypatch.setattr(statistics, "t_interval", lambda _: (-9.0, 9.0, 0.5))
+    found = findings(HOPS.claims, made({arm: {"last": last} for arm, last in FAR.items()}))
+    ends = [(f.ours.low, f.ours.high) for f in found if f.ours is not None]
+    assert ends == [(-1, 1), (0, 1), (-1, 1)]
 
 
 def test_a_small_run_that_asks_for_few_hops_tests_nothing() -> None:

@@ -284,6 +284,58 @@ def test_each_claim_can_fail(changed: dict[str, Any], number: int, verdict: Verd
     assert verdicts(made(**changed))[number] is verdict
 
 
+def with_steps(results: Results, **steps: int | None) -> Results:
+    """The same where runs that are compared of some arms took so many steps."""
+    named = {name.replace("_", "-"): count for name, count in steps.items()}
+    changed = [
+        replace(r, measures=dict(r.measures) | {"steps": named[r.run.arm]})
+        if r.run.arm in named and r.run.options["stage"] == TEST
+        else r
+        for r in results
+    ]
+    return replace(results, found=tuple(changed))
+
+
+@pytest.mark.parametrize(
+    ("number", "steps", "verdict"),
+    [
+        (4, {"plain_4": 3_900, "plain_2": None}, Verdict.NOT_TESTABLE),
+        (4, {"plain_4": 3_000, "plain_2": None}, Verdict.NOT_REPRODUCED),
+        (4, {"plain_4": None, "plain_2": 3_900}, Verdict.REPRODUCED),
+        (9, {"kv_shift_identity": 3_900, "kv_shift": None}, Verdict.NOT_TESTABLE),
+        (9, {"kv_shift_identity": None, "kv_shift": 3_900}, Verdict.NOT_TESTABLE),
+        (9, {"kv_shift_identity": None, "kv_shift": 2_000}, Verdict.NOT_REPRODUCED),
+    ],
+)
+def test_runs_that_never_got_there_are_no_evidence_that_an_arm_is_slow(
+    number: int, steps: dict[str, int | None], verdict: Verdict
+) -> None:
+    found = findings(CLAIMS, with_steps(made(), **steps))[number]
+    assert found.verdict is verdict
+    assert "not testable where that hangs on how long" in found.claim.criterion.words
+
+
+def test_a_share_of_seeds_is_told_with_the_exact_interval_and_one_seed_makes_the_verdict() -> None:
+    every = made()
+    first = next(r for r in every if r.run.arm == "plain-2" and r.run.seed == 0)
+    lost = replace(first, measures=dict(first.measures) | {"steps": None})
+    but_one = replace(every, found=tuple(lost if r is first else r for r in every))
+    for results, text, verdict in (
+        (every, "100.0% [73.5%, 100.0%]", Verdict.REPRODUCED),
+        (but_one, "91.7% [61.5%, 99.8%]", Verdict.NOT_REPRODUCED),
+    ):
+        found = findings(CLAIMS, results)[1]
+        assert (found.our_text, found.verdict) == (text, verdict)
+
+
+def test_ratios_tell_who_got_there_before_the_learning_rate_had_risen() -> None:
+    results = with_steps(made(), kv_shift=80, key_shift=120)
+    told = {f.claim.claim: f.claim.caveat(results, f.ours) for f in findings(CLAIMS, results)}
+    assert all("ratio of steps" in claim for claim, words in told.items() if words)
+    early = "Within the 100 steps in which the learning rate rises: kv-shift in 12 of 12 seeds."
+    assert sum(early in words for words in told.values()) == 7
+
+
 @pytest.mark.parametrize(
     ("curve", "verdict"),
     [

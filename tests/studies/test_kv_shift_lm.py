@@ -213,7 +213,13 @@ def made_up(gap: float, diverges: bool, counts: tuple[int, int, int, int]) -> Re
 @pytest.mark.parametrize(
     ("gap", "diverges", "counts", "verdicts"),
     [
-        (-0.03, True, (50, 17, 9, 52), ["reproduced"] * 9),
+        (
+            -0.03,
+            True,
+            (50, 17, 9, 52),
+            # Three of three seeds do not show that it is 80 % of all.
+            [*["reproduced"] * 4, *["partly"] * 2, *["reproduced"] * 3],
+        ),
         (
             -0.01,
             False,
@@ -240,6 +246,12 @@ def test_verdicts_follow_from_results(
     assert [str(f.verdict) for f in found] == verdicts
     small = findings(CLAIMS, replace(made_up(gap, diverges, counts), size="small"))
     assert [str(f.verdict) for f in small[:-1]] == [str(Verdict.NOT_TESTABLE)] * 8
+
+
+def test_a_share_of_three_seeds_has_an_exact_interval() -> None:
+    for diverges, text in ((True, "100% [29%, 100%]"), (False, "0% [0%, 71%]")):
+        found = findings(CLAIMS, made_up(-0.03, diverges, (50, 17, 9, 52)))
+        assert {f.our_text for f in found if "share of seeds" in f.claim.claim} == {text}
 
 
 def test_a_folder_of_two_texts_is_refused(tiny: Extent, text: Path, tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from headway.studies.catalogue import CLAIM_STUDIES, STUDIES
 from headway.studies.claims import Claim, Study, findings
 from headway.studies.criteria import SURE, Estimate, Verdict, within
 from headway.studies.ledger import SMALL, ledger, main
-from headway.studies.lm_cost import COST
 from headway.studies.run_files import add_run, read_runs
 from headway.studies.running import still_missing
+from headway.studies.tuning import TUNING
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "docs" / "results"
@@ -66,6 +66,14 @@ def test_each_row_says_what_was_published_and_where_we_differ(page: str) -> None
     assert cells(page, "reproduced one")[8] == "Size paper, below."
     assert cells(page, "part of it")[8] == "Size paper, below. A smaller model."
     assert "for all claims of a size:\n\n- Size paper. The same.\n" in page
+
+
+def test_a_caveat_is_made_from_results_and_our_figure(tmp_path: Path) -> None:
+    doubt = claim(
+        "doubted", differs="There more.", caveat=lambda r, ours: f"{r.size} {ours.value:.2f}."
+    )
+    page = ledger(written(tmp_path / "results", made := study(doubt), results(LOSSES)), [made])
+    assert cells(page, "doubted")[8] == "Size paper, below. There more. paper -1.00."
 
 
 def test_all_claims_stand_in_the_overview_and_those_not_run_below(page: str) -> None:
@@ -176,9 +184,9 @@ def test_committed_results_are_whole_and_their_commands_stand(place: Path, made:
     found = read_runs(place, made)
     assert found is not None
     arms = {result.run.arm for result in found}  # others are told as not run yet
-    # What a step costs is measured apart, on a GPU that does nothing else.
-    missing = [run for run in still_missing(made, found) if run.options.get("stage") != COST]
-    assert [run for run in missing if run.arm in arms] == []
+    missing = [run for run in still_missing(made, found) if run.arm in arms]
+    # Races beyond the first rates are told beside the rate that was chosen without them.
+    assert [run for run in missing if run.options.get("stage") != TUNING] == []
     commands = tuple(f"headway study {name} " for name in (made.name, *made.takes))
     for result in found:
         assert result.command.startswith(commands)

@@ -56,6 +56,14 @@ def test_a_best_rate_at_the_edge_of_what_was_tried_is_told(
     assert lines(*tuned("arm", 0.2, *rates)) == {"arm": (tried, "1", chosen, "3", "")}
 
 
+def test_a_rate_that_is_still_to_be_tried_is_told() -> None:
+    asked = [Run("arm", FIRST_TUNING_SEED, {"stage": TUNING, "rate": rate}) for rate in (0.2, 0.4)]
+    there = tuned("arm", 0.2, 0.1, 0.2)
+    told = lines(*there, runs=lambda *_: asked)
+    assert told["arm"][2] == "0.2, the largest tried; 0.4 is still to be tried"
+    assert lines(*there, runs=lambda *_: asked[:1])["arm"][2] == "0.2, the largest tried"
+
+
 def test_unequal_tuning_seeds_are_told_from_least_to_most() -> None:
     more = [run for rate in (0.1, 0.2) for run in runs("arm", TUNING, rate, 3.0, 3.0, 3.0)]
     assert lines(*more)["arm"][1] == "3"

@@ -73,6 +73,47 @@ def test_tests_follow_when_the_races_of_their_arm_are_over(tmp_path: Path) -> No
     assert {run.options["stage"] for run in RACES.runs(ARMS, asked(tmp_path), cut)} == {TUNING}
 
 
+FURTHER = Tuning(rates=(0.1, 0.2), seeds=2, further=(0.4, 0.8, 0.05))
+FAST, SLOW = [10, 10], [30, 30]
+
+
+@pytest.mark.parametrize(
+    ("by_rate", "rates", "over"),
+    [
+        ({0.1: FAST}, {0.1, 0.2}, False),
+        ({0.1: SLOW, 0.2: FAST}, {0.1, 0.2, 0.4}, False),
+        ({0.1: FAST, 0.2: SLOW}, {0.05, 0.1, 0.2}, False),
+        ({0.1: SLOW, 0.2: FAST, 0.4: [5]}, {0.1, 0.2, 0.4}, False),
+        ({0.1: SLOW, 0.2: FAST, 0.4: SLOW}, {0.1, 0.2, 0.4}, True),
+        ({0.1: SLOW, 0.2: SLOW, 0.4: FAST}, {0.1, 0.2, 0.4, 0.8}, False),
+        ({0.1: SLOW, 0.2: SLOW, 0.4: SLOW, 0.8: FAST}, {0.1, 0.2, 0.4, 0.8}, True),
+        ({0.1: SLOW, 0.2: SLOW, 0.05: FAST}, {0.05, 0.1, 0.2}, True),
+        ({0.1: SLOW, 0.2: SLOW, 0.05: SLOW}, {0.05, 0.1, 0.2}, True),
+    ],
+)
+def test_further_rates_are_raced_where_the_best_is_at_the_edge(
+    by_rate: dict[float, list[int | None]], rates: set[float], over: bool
+) -> None:
+    runs, done = FURTHER.races("a", results(*raced(by_rate)))
+    assert {run.options["rate"] for run in runs} == rates
+    assert len(runs) == 2 * len(rates)
+    assert done is over
+
+
+def test_no_arm_is_compared_before_its_further_races_are_over(tmp_path: Path) -> None:
+    there = raced({0.1: [30, 30], 0.2: [10, 10]})
+
+    def rates(*found: Result) -> set[float]:
+        runs = FURTHER.runs(("a",), asked(tmp_path), results(*found))
+        return {run.options["rate"] for run in runs if run.options["stage"] == TEST}
+
+    assert not rates(*there)
+    assert rates(*there, *raced({0.4: [20, 20]})) == {0.2}
+    assert (
+        FURTHER.told == "0.1, 0.2 (and, one by one where the best is at the edge, 0.05, 0.4, 0.8)"
+    )
+
+
 def test_seeds_that_rates_are_tuned_on_are_refused(tmp_path: Path) -> None:
     with pytest.raises(HeadwayError, match="seed: 999999 is not accepted; accepted are seeds bel"):
         RACES.runs(ARMS, asked(tmp_path, seed=FIRST_TUNING_SEED - 1), results())
@@ -140,11 +181,11 @@ def progress(*steps: int | None, **more: bool) -> list[Progress]:
 
 
 def test_a_race_is_over_when_most_seeds_of_one_rate_are_there() -> None:
-    enough = settled(RACES.races("a"))  # seed by seed, 0.1 and 0.2 in turn
+    enough = settled(RACES.races("a", results())[0])  # seed by seed, 0.1 and 0.2 in turn
     assert not enough(progress(5, None, None, 5, None, None))
     assert enough(progress(5, None, 5, None, None, None))
     assert enough(progress(*[None] * 6, diverged=True))
-    both = settled([*RACES.races("a"), *RACES.races("b")])
+    both = settled([run for arm in ARMS for run in RACES.races(arm, results())[0]])
     assert not both(progress(5, None, 5, None, None, None, *[None] * 6))
 
 

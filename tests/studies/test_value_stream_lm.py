@@ -10,6 +10,7 @@ import torch
 from small_language_models import asked, compared_run, make_tiny, raced
 
 from headway.decoder import HeadwayForCausalLM
+from headway.report import statistics
 from headway.studies import value_stream_lm
 from headway.studies.claims import Results, Run, findings
 from headway.studies.criteria import Verdict
@@ -130,18 +131,36 @@ def test_the_paper_size_is_the_released_model(course: Course) -> None:
     assert made.attention_scale == 1.0
 
 
-def made_up(own: dict[str, float], lost: float, losses: dict[str, float]) -> Results:
-    """Results at the paper size: probabilities of the right name, plain's crossed, and losses."""
+def made_up(
+    own: dict[str, float],
+    lost: float,
+    losses: dict[str, float],
+    preferred: dict[str, float] | None = None,
+    apart: float = 0.0,
+) -> Results:
+    """Results at the paper size: probabilities of the right name, plain's crossed, and losses.
+
+    `preferred` is the share of prompts in which the right name is the likelier one, 0.9 where it
+    is not told; seeds are `apart` in it. Of plain's weights in the other pass it is `crossed`.
+    """
     found = []
+    shares = dict.fromkeys((*ARMS, "crossed"), 0.9) | (preferred or {})
     for arm in ARMS:
         found += raced(arm, {1e-3: 3, 2e-3: 2, 4e-3: 3})
         for seed, noise in {0: 0.001, 1: -0.001, 2: 0.0}.items():
             noise = 0.0 if arm == "plain" else noise
-            crossing = {"names": {"all": {"right": lost + noise}}}
+            likelier = {arm: share + (seed - 1) * apart for arm, share in shares.items()}
+            other = {"right": lost + noise, "preferred": likelier["crossed"]}
+            crossing = {"names": {"all": other}}
             found.append(
                 compared_run(
                     arm, 2e-3, seed, loss=losses[arm] + noise, parameters=10, crossed=crossing,
-                    names={"all": {"right": own.get(arm, 0.0) + noise * 2}},
+                    names={
+                        "all": {
+                            "right": own.get(arm, 0.0) + noise * 2,
+                            "preferred": likelier[arm],
+                        }
+                    },
                 )
             )  # fmt: skip
     return Results("paper", {}, tuple(found))
@@ -157,6 +176,47 @@ def test_a_difference_that_the_script_makes_is_told_from_one_of_the_stream() -> 
     real = {"previous": 0.4, "plain": 0.06}
     found = [str(f.verdict) for f in findings(CLAIMS, made_up(real, 0.055, SAME))[:3]]
     assert found == ["reproduced", "reproduced", "partly"]
+
+
+GUESSES = {"previous": 0.37, "plain": 0.36, "crossed": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("preferred", "apart", "judged"),
+    [
+        (GUESSES, 0.0, (False, False, False)),
+        (GUESSES | {"previous": 0.6}, 0.0, (True, True, False)),
+        (GUESSES | {"previous": 0.6}, 0.1, (False, False, False)),
+        (GUESSES | {"plain": 0.6}, 0.0, (True, False, True)),
+        (GUESSES | {"crossed": 0.6}, 0.01, (False, True, True)),
+    ],
+)
+def test_names_have_a_verdict_where_a_side_is_surely_above_chance(
+    preferred: dict[str, float], apart: float, judged: tuple[bool, ...]
+) -> None:
+    results = made_up({"previous": 0.003, "plain": 0.002}, 0.001, SAME, preferred, apart)
+    found = findings(CLAIMS, results)
+    assert tuple(f.verdict != Verdict.NOT_TESTABLE for f in found[:3]) == judged
+    assert all(("not testable where neither" in f.criterion.words) == (f in CLAIMS[:3])
+               for f in CLAIMS)  # fmt: skip
+    assert Verdict.NOT_TESTABLE not in [f.verdict for f in found[4:]]
+
+
+def test_the_ledger_tells_what_decides_whether_names_are_known() -> None:
+    results = made_up({}, 0.001, SAME, GUESSES, 0.01)
+    told = [f.claim.caveat(results, f.ours) for f in findings(CLAIMS, results)]
+    assert told[1] == (
+        "Prompts in which the indirect object is the likelier name: previous 37% [35%, 39%], plain "
+        "in the other pass 50% [48%, 52%]."
+    )
+    assert not any(told[3:])
+
+
+def test_the_interval_of_a_probability_ends_at_its_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    wild = made_up({"previous": 0.9, "plain": 0.1}, 0.1, SAME)
+    monkeypatch.setattr(statistics, "t_interval", lambda _: (-9.0, 9.0, 0.5))
+    found = findings(CLAIMS, wild)[:3]
+    assert [f.ours and (f.ours.low, f.ours.high) for f in found] == [(-1, 1)] * 3
 
 
 def test_the_page_draws_names_in_both_forward_passes() -> None:

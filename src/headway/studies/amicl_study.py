@@ -108,7 +108,7 @@ def _recalled(
         shown=".1%",
         criterion=within(published, POINTS, error, shown=".1%"),
         arms=(arm,),
-        estimate=lambda results: mean_of(results.measure(arm, point)),
+        estimate=lambda results: mean_of(results.measure(arm, point), bounds=(0, 1)),
         seeds=10,
         differs=differs,
     )

@@ -104,6 +104,8 @@ class Claim:
         sizes: at which it can be tested.
         seeds: that the figure needs at least.
         differs: where our set-up differs for this figure alone, in sentences.
+        caveat: what the results, and our figure from them, say of how far it can be trusted, in
+            sentences.
     """
 
     claim: str
@@ -117,6 +119,7 @@ class Claim:
     sizes: tuple[Size, ...] = SIZES
     seeds: int = 1
     differs: str = ""
+    caveat: Callable[[Results, Estimate | None], str] = lambda *_: ""
 
     @property
     def published_text(self) -> str:

@@ -179,7 +179,12 @@ RACES: dict[Size, DenoiseRace] = {
         rows=4_000,
         batch=64,
         course=Course(limit=20_000, every=200, together=50, target=math.inf),
-        tuning=Tuning(rates=(0.001, 0.003, 0.01, 0.03), seeds=3, published=RATE),
+        tuning=Tuning(
+            rates=(0.001, 0.003, 0.01, 0.03),
+            further=(0.0001, 0.0003, 0.1, 0.3),
+            seeds=3,
+            published=RATE,
+        ),
         copies=96,
     ),
 }

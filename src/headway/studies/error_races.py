@@ -290,11 +290,11 @@ def error_study(races: Mapping[Size, ErrorRace], **told: Any) -> Study:
 
 def told_training(race: ErrorRace) -> str:
     """How long and at which rates models are trained, for what a study says of where it differs."""
-    rates = ", ".join(f"{rate:g}" for rate in race.tuning.rates)
     published = f"{race.tuning.published:g}"
     stands = f", for which {published} stands here," if race.tuning.published != RATE else ""
     return (
         f"{race.course.limit:,} steps of Adam on {race.batch} rows, errors looked at every "
         f"{race.course.every}; the learning rate is constant, at the published {RATE:g}{stands} "
-        f"and at the one of {rates} that leaves the least error on {race.tuning.seeds} other seeds"
+        f"and at the one of {race.tuning.told} that leaves the least error on "
+        f"{race.tuning.seeds} other seeds"
     )

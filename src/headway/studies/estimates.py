@@ -12,6 +12,9 @@ from headway.studies.criteria import Estimate
 
 RESAMPLES = 9_999
 """Draws of a bootstrap."""
+Bounds = tuple[float, float]
+"""The least and the largest that a measure can be."""
+ANY: Bounds = (-math.inf, math.inf)
 
 
 def exact(value: float, seeds: int = 1) -> Estimate:
@@ -19,22 +22,42 @@ def exact(value: float, seeds: int = 1) -> Estimate:
     return Estimate(value, value, value, seeds)
 
 
-def mean_of(by_seed: Mapping[int, float]) -> Estimate | None:
-    """Mean over seeds with its t-interval; None below two seeds."""
+def share_of_seeds(by_seed: Mapping[int, bool]) -> Estimate | None:
+    """Share of the seeds in which something is so, with its exact (Clopper-Pearson) interval; None
+    without any."""
+    from scipy.stats import binomtest
+
+    if not by_seed:
+        return None
+    found = binomtest(sum(by_seed.values()), len(by_seed))
+    low, high = found.proportion_ci(CONFIDENCE, method="exact")
+    return Estimate(float(found.statistic), float(low), float(high), len(by_seed))
+
+
+def mean_of(by_seed: Mapping[int, float], bounds: Bounds = ANY) -> Estimate | None:
+    """Mean over seeds with its t-interval, cut at the bounds of the measure; None below two
+    seeds."""
     values = list(by_seed.values())
     if len(values) < 2:
         return None
     low, high, _ = t_interval(values)
-    return Estimate(fmean(values), low, high, len(values))
+    return Estimate(fmean(values), *_cut(low, high, bounds), len(values))
 
 
-def paired(arm: Mapping[int, float], base: Mapping[int, float]) -> Estimate | None:
-    """Mean of an arm less another over the seeds that both have, with the p-value of the paired
-    t-test; None below two."""
+def paired(
+    arm: Mapping[int, float], base: Mapping[int, float], bounds: Bounds = ANY
+) -> Estimate | None:
+    """Mean of an arm less another over the seeds that both have, with its t-interval, cut at the
+    bounds of the difference, and the p-value of the paired t-test; None below two."""
     found = paired_difference(arm, base)
     if found.mean is None or found.low is None or found.high is None:
         return None
-    return Estimate(found.mean, found.low, found.high, len(found.differences), found.p)
+    low, high = _cut(found.low, found.high, bounds)
+    return Estimate(found.mean, low, high, len(found.differences), found.p)
+
+
+def _cut(low: float, high: float, bounds: Bounds) -> Bounds:
+    return max(low, bounds[0]), min(high, bounds[1])
 
 
 def resampled(

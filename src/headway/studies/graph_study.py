@@ -158,7 +158,12 @@ RACES: dict[Size, GraphRace] = {
         arms=ARMS,
         batch=64,
         course=Course(limit=60_000, every=200, together=50, target=math.inf),
-        tuning=Tuning(rates=(0.0003, 0.001, 0.003, 0.01), seeds=3, published=RATE),
+        tuning=Tuning(
+            rates=(0.0003, 0.001, 0.003, 0.01),
+            further=(0.00003, 0.0001, 0.03),
+            seeds=3,
+            published=RATE,
+        ),
         copies=96,
     ),
 }
@@ -188,7 +193,7 @@ def _ratio(arm: str, base: str, name: str, results: Results) -> Estimate | None:
 
 
 def _plain_map(results: Results) -> Estimate | None:
-    return mean_of(_then(results, "plain", MAP))
+    return mean_of(_then(results, "plain", MAP), bounds=(0, 2 * TASK.nodes))
 
 
 def _tuned_ratio(results: Results) -> Estimate | None:

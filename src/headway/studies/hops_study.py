@@ -57,7 +57,7 @@ RACES: dict[Size, TokenRace] = {
         batch=32,
         rows=2_048,
         course=Course(limit=20_000, every=500, together=10, target=0.99),
-        tuning=Tuning(rates=(0.0001, 0.0003, 0.001), seeds=2),
+        tuning=Tuning(rates=(0.0001, 0.0003, 0.001), further=(0.00003, 0.003), seeds=2),
         warm_up=1_000,
         copies=24,
     ),
@@ -65,19 +65,21 @@ RACES: dict[Size, TokenRace] = {
 
 
 def _accuracy(score: str, arm: str, results: Results) -> Estimate | None:
-    return mean_of(scores_of(results, arm, score)) if _asked(score, results) else None
+    return (
+        mean_of(scores_of(results, arm, score), bounds=(0, 1)) if _asked(score, results) else None
+    )
 
 
 def _loss_of_hops(arm: str, results: Results) -> Estimate | None:
     if not _asked(MANY, results):
         return None
-    return paired(scores_of(results, arm, MANY), scores_of(results, arm, FEW))
+    return paired(scores_of(results, arm, MANY), scores_of(results, arm, FEW), bounds=(-1, 1))
 
 
 def _gain(arm: str, base: str, results: Results) -> Estimate | None:
     if not _asked(MANY, results):
         return None
-    return paired(scores_of(results, arm, MANY), scores_of(results, base, MANY))
+    return paired(scores_of(results, arm, MANY), scores_of(results, base, MANY), bounds=(-1, 1))
 
 
 def _asked(score: str, results: Results) -> bool:

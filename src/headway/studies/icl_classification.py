@@ -165,7 +165,7 @@ ICL_CLASSIFICATION = Study(
             slow_every=extent.published.every,
             slow_limit=extent.published.limit,
             rows=extent.rows,
-            rates=", ".join(f"{rate:g}" for rate in extent.tuning.rates),
+            rates=extent.tuning.told,
             seeds=extent.tuning.seeds,
         )
         for size, extent in EXTENTS.items()

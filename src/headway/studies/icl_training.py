@@ -107,7 +107,9 @@ EXTENTS: Mapping[Size, Extent] = {
         rows=10_000,
         course=Course(limit=20_000, every=100, together=20, target=0.95),
         published=Course(limit=75_000, every=500, together=20, target=0.95),
-        tuning=Tuning(rates=(0.05, 0.1, 0.2, 0.4, 0.8), seeds=3, published=0.01),
+        tuning=Tuning(
+            rates=(0.05, 0.1, 0.2, 0.4, 0.8), further=(0.025, 1.6), seeds=3, published=0.01
+        ),
         copies=48,
     ),
 }

@@ -19,7 +19,7 @@ from headway.report.figures import CurveText
 from headway.report.marks import Mark
 from headway.studies.claims import Claim, Measures, Results, Run, Size, Study
 from headway.studies.criteria import Estimate, at_least, difference, no_difference, within
-from headway.studies.estimates import mean_of
+from headway.studies.estimates import mean_of, share_of_seeds
 from headway.studies.lm_claims import LOWER, OURS, SEEDS, adds, compare
 from headway.studies.lm_course import HEEDS, Arm, Course, Extent, Shape, performing
 from headway.studies.lm_marks import losses_and_marks
@@ -150,14 +150,15 @@ def _spared(rate: float, results: Results) -> Estimate | None:
         measured(results, arm, "diverged", rate=rate) for arm in ("plain-bare", "kv-shift-bare")
     )
     shared = plain.keys() & shifted.keys()
-    return mean_of({seed: float(plain[seed] > shifted[seed]) for seed in sorted(shared)})
+    return share_of_seeds({seed: plain[seed] > shifted[seed] for seed in shared})
 
 
 def _share(kinds: Sequence[str], arm: str, results: Results) -> Estimate | None:
     """Of heads whose taps are of some kinds."""
     heads = measured(results, arm, "heads")
     counts = [measured(results, arm, "quadrants", kind) for kind in kinds]
-    return mean_of({seed: sum(c[seed] for c in counts) / n for seed, n in heads.items()})
+    shares = {seed: sum(c[seed] for c in counts) / n for seed, n in heads.items()}
+    return mean_of(shares, bounds=(0, 1))
 
 
 def _heads(results: Results) -> float:

@@ -33,19 +33,20 @@ INTRODUCTION = """\
 
 Claims of papers, rerun. This page is made from files of results by `{command}`; nothing in it is
 typed, the verdicts least of all: what counts as reproduced is a function of our figure and its
-95 % interval that stands in the study's code. Intervals are over seeds; p-values are corrected
-(Holm) over the claims of a study. `headway study NAME` runs a study again; the commands that made
-the results stand below each table, with the numbers that its rows name, and so does what is
-different in all runs of a size. Tasks are drawn on the device: in a row that names two, runs of a
-seed share their first weights, not their data.
+95 % interval that stands in the study's code. Intervals are over seeds: exact (Clopper-Pearson) of
+a share of seeds, cut where a measure has bounds; p-values are corrected (Holm) over the claims of a
+study. `headway study NAME` runs a study again; the commands that made the results stand below each
+table, with the numbers that its rows name, and so does what is different in all runs of a size.
+Tasks are drawn on the device: in a row that names two, runs of a seed share their first weights,
+not their data.
 
 | verdict | means |
 |---|---|
 | *reproduced* | what would count, counts |
 | *partly* | the weaker condition holds that is written beside it |
 | *not reproduced* | neither holds; of a gain, as much as would count is ruled out |
-| *not testable at this scale* | too small a size, too few seeds, no run got to the figure, or the \
-interval shows nothing and reaches as much as would count: too few seeds to tell |
+| *not testable at this scale* | too small a size, too few seeds, no run got to the figure or does \
+the task, or the interval shows nothing and reaches as much as would count: too few seeds to tell |
 """
 
 
@@ -140,6 +141,8 @@ def _section(parts: Sequence[Part]) -> str:
 
 def _row(part: Part, found: Finding, commands: Sequence[str]) -> tuple[str, ...]:
     claim, ours = found.claim, found.ours
+    caveat = claim.caveat(part.results, ours)
+    differs = f"Size {part.results.size}, below.", claim.differs, caveat
     return (
         claim.claim,
         claim.source,
@@ -149,7 +152,7 @@ def _row(part: Part, found: Finding, commands: Sequence[str]) -> tuple[str, ...]
         "" if ours is None or ours.p is None else probability(ours.p),
         f"*{found.verdict}*",
         claim.criterion.words,
-        f"Size {part.results.size}, below. {claim.differs}".strip(),
+        " ".join(filter(None, differs)),
         ", ".join(str(n) for n in sorted({commands.index(r.command) + 1 for r in found.results})),
         _unique(r.device for r in found.results),
         _dates(found.results),

@@ -7,7 +7,7 @@ from functools import partial
 
 from headway.studies.claims import SIZES, Claim, Results
 from headway.studies.criteria import Criterion, Estimate, beyond_zero, within
-from headway.studies.estimates import exact, paired
+from headway.studies.estimates import ANY, Bounds, exact, paired
 from headway.studies.lm_rates import compared, measured
 
 Part = tuple[str, ...]
@@ -24,19 +24,19 @@ LOWER = beyond_zero(MATTERS)
 
 
 def less(
-    arm: str, base: str, part: Part, base_part: Part, rate: float | None, results: Results
+    arm: str, base: str, part: Part, rate: float | None, bounds: Bounds, results: Results
 ) -> Estimate | None:
     """A measure of an arm less one of another, paired by seed.
 
     Args:
-        arm, base: arms, or the same one.
-        part, base_part: what is measured.
+        arm, base: arms.
+        part: what is measured.
         rate: learning rate; None: the best one of each.
+        bounds: of the difference.
         results: of a study.
     """
-    return paired(
-        measured(results, arm, *part, rate=rate), measured(results, base, *base_part, rate=rate)
-    )
+    ours, theirs = (measured(results, name, *part, rate=rate) for name in (arm, base))
+    return paired(ours, theirs, bounds)
 
 
 def compare(
@@ -49,8 +49,8 @@ def compare(
     *,
     told: str = "",
     part: Part = LOSS,
-    base_part: Part | None = None,
     rate: float | None = None,
+    bounds: Bounds = ANY,
     shown: str = "+.4f",
     differs: str = "",
 ) -> Claim:
@@ -61,7 +61,7 @@ def compare(
         published=published,
         criterion=criterion,
         arms=tuple(dict.fromkeys((arm, base))),
-        estimate=partial(less, arm, base, part, part if base_part is None else base_part, rate),
+        estimate=partial(less, arm, base, part, rate, bounds),
         told=told,
         shown=shown,
         seeds=SEEDS,

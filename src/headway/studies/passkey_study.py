@@ -198,7 +198,7 @@ RACES: dict[Size, PasskeyRace] = {
         batch=32,
         rows=100,
         course=Course(limit=3_000, every=300, together=10, target=math.inf),
-        tuning=Tuning(rates=(0.001, 0.002, 0.004), seeds=2),
+        tuning=Tuning(rates=(0.001, 0.002, 0.004), further=(0.0005, 0.008), seeds=2),
         warm_up=100,
         copies=24,
     ),
@@ -218,7 +218,8 @@ def _found_in(results: Results, arm: str, part: str) -> dict[int, float]:
 
 
 def _gain(arm: str, base: str, part: str, results: Results) -> Estimate | None:
-    return paired(_found_in(results, arm, part), _found_in(results, base, part))
+    ours, theirs = (_found_in(results, name, part) for name in (arm, base))
+    return paired(ours, theirs, bounds=(-1, 1))
 
 
 PLAIN, SELECTIVE = 0.569, 0.744

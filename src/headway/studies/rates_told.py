@@ -13,6 +13,7 @@ from statistics import fmean
 from headway.report.cells import Table
 from headway.report.words import MISSING
 from headway.studies.claims import Result, Results, Study
+from headway.studies.running import still_missing
 from headway.studies.tuning import TEST, TUNING
 
 TITLE = "How learning rates were chosen"
@@ -23,9 +24,12 @@ COLUMNS = ("arm", "rates tried", "tuning seeds of each", "chosen", "seeds compar
 def rate_tables(study: Study, results: Results) -> list[Table]:
     """A table with one row for all arms of which the same is told; none where none was tuned."""
     arms_of: dict[tuple[str, ...], list[str]] = {}
+    missing = still_missing(study, results)
+    racing = {run.arm: run.options["rate"] for run in missing if run.options.get("stage") == TUNING}
     for arm in study.arms:
         if tried := _seeds_by_rate(results.of([arm], stage=TUNING)):
-            arms_of.setdefault(_line(study, results, arm, tried), []).append(arm)
+            line = _line(study, results, arm, tried, racing.get(arm))
+            arms_of.setdefault(line, []).append(arm)
     rows = tuple((", ".join(arms), *line) for line, arms in arms_of.items())
     return [Table(TITLE, COLUMNS, rows)] if rows else []
 
@@ -34,7 +38,10 @@ def _seeds_by_rate(found: list[Result]) -> dict[float, int]:
     return dict(sorted(Counter(result.run.options["rate"] for result in found).items()))
 
 
-def _line(study: Study, results: Results, arm: str, tried: Mapping[float, int]) -> tuple[str, ...]:
+def _line(
+    study: Study, results: Results, arm: str, tried: Mapping[float, int], racing: float | None
+) -> tuple[str, ...]:
+    """Of an arm, with the rates that were tried and one that is still to be."""
     assert study.rate is not None, f"{study.name} tunes rates and does not say which is chosen"
     chosen = study.rate(results, arm)
     tested: dict[float, list[Result]] = {}
@@ -46,7 +53,8 @@ def _line(study: Study, results: Results, arm: str, tried: Mapping[float, int]) 
     return (
         ", ".join(f"{rate:g}" for rate in tried),
         " to ".join(dict.fromkeys(map(str, (min(tried.values()), max(tried.values()))))),
-        MISSING if chosen is None else f"{chosen:g}{_edge(chosen, list(tried))}",
+        (MISSING if chosen is None else f"{chosen:g}{_edge(chosen, list(tried))}")
+        + ("" if racing is None else f"; {racing:g} is still to be tried"),
         f"{len(compared)}" + f", the study asks for {asked}" * (len(compared) != asked),
         "; ".join(others),
     )

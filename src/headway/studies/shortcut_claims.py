@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
+from statistics import fmean
 
 from headway.studies.claims import Claim, Results, Size
 from headway.studies.criteria import Criterion, Estimate, at_least
-from headway.studies.estimates import mean_of
+from headway.studies.estimates import Bounds, mean_of
 from headway.studies.lm_claims import LOWER, OURS, SEEDS, compare
 from headway.studies.lm_rates import measured
 from headway.studies.shortcut_arms import (
@@ -48,18 +50,20 @@ def _lower(condition: Condition, sentence: str, kind: str, base: str, published:
     )
 
 
-def _mean(arm: str, name: str, results: Results) -> Estimate | None:
-    return mean_of(measured(results, arm, name))
-
-
 def _of_map(condition: Condition, kind: str, name: str, results: Results) -> Estimate | None:
     """A measure of where attention lies; None where it lies as evenly as before training."""
     [shape] = condition.extents[results.size].shapes
     layers = shape.layers - 1 if kind == ALL else len(taps_of(shape.layers))
-    spread = _mean(condition.arm(kind), "effective", results)
-    if spread is None or spread.value > EVEN * layers:
+    spread = list(measured(results, condition.arm(kind), "effective").values())
+    if not spread or fmean(spread) > EVEN * layers:
         return None
-    return _mean(condition.arm(kind), name, results)
+    bounds: dict[str, Bounds] = {
+        "effective": (1.0, layers),
+        "adaptive": (0.0, math.log(layers)),
+        "rank_correlation": (-1.0, 1.0),
+        "elsewhere": (0.0, 1.0),
+    }
+    return mean_of(measured(results, condition.arm(kind), name), bounds[name])
 
 
 def _seen(

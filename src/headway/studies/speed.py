@@ -11,7 +11,7 @@ from headway.studies.estimates import median_ratio
 
 
 def steps_ratio(
-    arm: Mapping[int, float], base: Mapping[int, float], limit: float
+    arm: Mapping[int, float], base: Mapping[int, float], limit: float, least: bool = False
 ) -> Estimate | None:
     """Median of arm / base with its bootstrap interval, and the p-value of the signed ranks.
 
@@ -22,14 +22,50 @@ def steps_ratio(
     Args:
         arm, base: steps by seed, infinite where the score was not reached.
         limit: most steps of a run.
+        least: in favour of the arm in the same way, which gives the least that the ratio can be.
     """
-    ended = {s: min(n, limit) if math.isfinite(arm.get(s, n)) else n for s, n in base.items()}
-    found = median_ratio(arm, ended)
+    if least:
+        arm = _ended(arm, base, limit)
+    else:
+        base = _ended(base, arm, limit)
+    found = median_ratio(arm, base)
     if found is None:
         return None
-    shared = sorted(arm.keys() & ended.keys())
-    differences = [_log(arm[s]) - _log(ended[s]) for s in shared if arm[s] != ended[s]]
+    shared = sorted(arm.keys() & base.keys())
+    differences = [_log(arm[s]) - _log(base[s]) for s in shared if arm[s] != base[s]]
     return replace(found, p=signed_rank_p(differences))
+
+
+def _ended(
+    steps: Mapping[int, float], other: Mapping[int, float], limit: float
+) -> dict[int, float]:
+    """The steps, where only the other reached the score as if this one had at the end."""
+    return {s: min(n, limit) if math.isfinite(other.get(s, n)) else n for s, n in steps.items()}
+
+
+def seen_ratio(
+    criterion: Criterion, arm: Mapping[int, float], base: Mapping[int, float], limit: float
+) -> Estimate | None:
+    """The same for a criterion that a slow arm can meet; None where it would be judged otherwise if
+    runs that did not reach the score were counted in favour of the arm.
+
+    Args:
+        criterion: which asks for no p-value.
+        arm, base, limit: as in `steps_ratio`.
+    """
+    most, least = (steps_ratio(arm, base, limit, favour) for favour in (False, True))
+    if most is None or least is None or criterion.judge(most) != criterion.judge(least):
+        return None
+    return most
+
+
+def as_seen(criterion: Criterion) -> Criterion:
+    """A criterion that says in words what `seen_ratio` asks for besides."""
+    return replace(
+        criterion,
+        words=f"{criterion.words}; not testable where that hangs on how long runs would have "
+        "needed that did not get there",
+    )
 
 
 def _log(steps: float) -> float:

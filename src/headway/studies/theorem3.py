@@ -215,7 +215,9 @@ def _least(measure: str) -> Callable[[str, Results], Estimate | None]:
 
     def estimate(arm: str, results: Results) -> Estimate | None:
         by_seed = results.measure(arm, measure)
-        over = [mean_of({s: by_t[str(t)] for s, by_t in by_seed.items()}) for t in TOKENS]
+        over = [
+            mean_of({s: by_t[str(t)] for s, by_t in by_seed.items()}, bounds=(0, 1)) for t in TOKENS
+        ]
         return min((e for e in over if e is not None), key=lambda e: e.value, default=None)
 
     return estimate
@@ -269,7 +271,7 @@ def _formula(sentence: str, arm: str, source: str) -> Claim:
 
 
 def _measured(name: str) -> Callable[[str, Results], Estimate | None]:
-    return lambda arm, results: mean_of(results.measure(arm, name))
+    return lambda arm, results: mean_of(results.measure(arm, name), bounds=(0, 1))
 
 
 CLAIMS = (

@@ -213,8 +213,7 @@ def race_study(races: Mapping[Size, TokenRace], **told: Any) -> Study:
 
 def told_rates(race: TokenRace) -> str:
     """How the learning rate was found, for what a study says of where it differs."""
-    rates = ", ".join(f"{rate:g}" for rate in race.tuning.rates)
     return (
         f"the learning rate rises for {race.warm_up:,} steps, is constant then, and is tuned over "
-        f"{rates} on {race.tuning.seeds} other seeds"
+        f"{race.tuning.told} on {race.tuning.seeds} other seeds"
     )

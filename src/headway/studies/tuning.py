@@ -30,21 +30,53 @@ class Tuning:
     Attributes:
         rates: learning rates.
         seeds: of each rate.
+        further: rates beyond these, raced one by one where the best so far is at the edge.
         published: a rate at which every arm is run too; None: there is none.
     """
 
     rates: tuple[float, ...]
     seeds: int
+    further: tuple[float, ...] = ()
     published: float | None = None
 
-    def races(self, arm: str) -> list[Run]:
-        """All runs of an arm that its rate is chosen by."""
+    @property
+    def told(self) -> str:
+        """The rates in words."""
+        rates = ", ".join(f"{rate:g}" for rate in self.rates)
+        if not self.further:
+            return rates
+        further = ", ".join(f"{rate:g}" for rate in sorted(self.further))
+        return f"{rates} (and, one by one where the best is at the edge, {further})"
+
+    def races(self, arm: str, results: Results) -> tuple[list[Run], bool]:
+        """The runs that an arm's rate is chosen by, and whether all are there.
+
+        Args:
+            arm: of the study.
+            results: that are there; each rate that they have is raced with all seeds.
+        """
+        raced = [result.run for result in results.of([arm], stage=TUNING)]
+        there = {run.key for run in raced}
+        rates = list({*self.rates, *(run.options["rate"] for run in raced)})
+        while done := all(run.key in there for run in self._at(arm, rates)):
+            beyond = self._beyond(chosen_rate(results, arm), rates)
+            if beyond is None:
+                break
+            rates.append(beyond)
+        return self._at(arm, rates), done
+
+    def _at(self, arm: str, rates: Sequence[float]) -> list[Run]:
         first = FIRST_TUNING_SEED
-        return [
-            _run(arm, seed, TUNING, rate)
-            for seed in range(first, first + self.seeds)
-            for rate in self.rates
-        ]
+        seeds = range(first, first + self.seeds)
+        return [_run(arm, seed, TUNING, rate) for seed in seeds for rate in sorted(rates)]
+
+    def _beyond(self, best: float | None, rates: Sequence[float]) -> float | None:
+        """The next rate on the side where the best is at the edge."""
+        if best == max(rates):
+            return min((rate for rate in self.further if rate > best), default=None)
+        if best == min(rates):
+            return max((rate for rate in self.further if rate < best), default=None)
+        return None
 
     def runs(self, arms: Sequence[str], settings: StudySettings, results: Results) -> list[Run]:
         """The races, and of arms whose races are over all seeds at the rate that won.
@@ -58,9 +90,8 @@ class Tuning:
                 f"seed: {settings.seed} is not accepted; accepted are seeds below "
                 f"{FIRST_TUNING_SEED}, from which on learning rates are tuned"
             )
-        there = {result.run.key for result in results}
-        races = {arm: self.races(arm) for arm in arms}
-        over = [arm for arm in arms if all(run.key in there for run in races[arm])]
+        races = {arm: self.races(arm, results) for arm in arms}
+        over = [arm for arm, (_, done) in races.items() if done]
         # The rate that won comes first: what is trained at the published one may take far longer.
         rates = {arm: dict.fromkeys((chosen_rate(results, arm), self.published)) for arm in over}
         tests = [
@@ -70,7 +101,7 @@ class Tuning:
             for rate in rates[arm]
             if rate is not None
         ]
-        return [run for arm in arms for run in races[arm]] + tests
+        return [run for raced, _ in races.values() for run in raced] + tests
 
     def bundles(
         self, runs: Sequence[Run], most: int, program: Callable[[Run], object] = lambda _: None

@@ -1,0 +1,93 @@
+"""What the looks and the rising learning rate of a race leave open of a ratio."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from made_studies import result
+
+from headway.studies import estimates
+from headway.studies.claims import Results, Run
+from headway.studies.induction_study import RACES
+from headway.studies.race_caveat import race_caveat
+from headway.studies.speed import faster, steps_ratio
+from headway.studies.tuning import FIRST_TUNING_SEED, TEST, TUNING, steps_of
+
+Looks = Sequence[int]
+"""Steps at which a run was looked at; it got there at the last one."""
+SEEDS = 12
+LIMIT = RACES["paper"].course.limit
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimates, "RESAMPLES", 199)
+
+
+def made(arms: dict[str, Sequence[Looks | None]]) -> Results:
+    """Results of runs with these looks, one a seed; None: a run that never got there."""
+    found = []
+    for arm, runs in arms.items():
+        race = Run(arm, FIRST_TUNING_SEED, {"stage": TUNING, "rate": 0.01})
+        found.append(result(race, steps=1, trained=1, diverged=False, score=1.0))
+        for seed, looks in enumerate(runs):
+            curve = [[step, 0.5] for step in looks or [LIMIT - 10, LIMIT]]
+            run = Run(arm, seed, {"stage": TEST, "rate": 0.01})
+            found.append(result(run, steps=looks and looks[-1], curve=curve))
+    return Results("paper", {}, tuple(found))
+
+
+def caveat(arm: Sequence[Looks | None], base: Sequence[Looks | None]) -> str:
+    results = made({"kv-shift": arm, "plain-2": base})
+    ours = steps_ratio(steps_of(results, "kv-shift"), steps_of(results, "plain-2"), LIMIT)
+    return race_caveat(RACES, faster(1.0), "kv-shift", "plain-2", results, ours)
+
+
+def all_at(*looks: int) -> list[Looks]:
+    return [looks] * SEEDS
+
+
+def test_seeds_that_got_there_while_the_rate_rose_are_counted() -> None:
+    told = caveat(all_at(99, 100), [(100, 101)] * 11 + [(60, 70)])
+    assert told.startswith(
+        "Within the 100 steps in which the learning rate rises: kv-shift in 12 of 12 seeds, "
+        "plain-2 in 1 of 12 seeds."
+    )
+    told = caveat(all_at(90, 100), all_at(500, 510))
+    assert "kv-shift in 12 of 12 seeds. Steps are" in told
+    assert "rises" not in caveat(all_at(200, 210), all_at(500, 510))
+
+
+def test_looks_that_are_far_apart_widen_the_interval() -> None:
+    told = caveat(all_at(200, 300), all_at(400, 600))
+    assert told == "Steps are known from one look to the next: the interval with that is " + (
+        f"[{201 / 600:.2f}, {300 / 401:.2f}]."
+    )
+    assert caveat(all_at(1_999, 2_000), all_at(999, 1_000)) == ""
+
+
+def test_a_verdict_that_looks_leave_open_is_told() -> None:
+    open_ = "is [0.85, 1.18], and the verdict *not testable at this scale*."
+    assert caveat(all_at(50, 60), all_at(50, 60)).endswith(open_)
+    assert caveat(all_at(60, 70), all_at(50, 60)).endswith("is [1.02, 1.37].")
+
+
+def test_before_the_first_look_any_step_can_be_the_one() -> None:
+    assert caveat(all_at(120), all_at(230, 240)).endswith(f"[{1 / 240:.2f}, {120 / 231:.2f}].")
+
+
+def test_runs_that_never_got_there_have_no_look_that_saw_it() -> None:
+    never: list[Looks | None] = [None] * SEEDS
+    assert caveat(all_at(1_800, 2_000), never).endswith(f"[{1_801 / LIMIT:.2f}, 0.50].")
+    assert caveat(never, all_at(190, 200)) == ""
+    assert caveat(never, never) == ""
+
+
+def test_without_a_figure_the_rising_rate_is_told_alone() -> None:
+    results = made({"kv-shift": all_at(60, 70), "plain-2": all_at(60, 70)})
+    told = race_caveat(RACES, faster(1.0), "kv-shift", "plain-2", results, None)
+    assert told == (
+        "Within the 100 steps in which the learning rate rises: kv-shift in 12 of 12 seeds, "
+        "plain-2 in 12 of 12 seeds."
+    )
