@@ -15,7 +15,7 @@ from headway.decoder import HeadwayForCausalLM
 from headway.errors import HeadwayError
 from headway.training.packed import Inputs
 from headway.training.probes import repeat_accuracy, repeat_probe, validate
-from headway.training.sharding import whole
+from headway.training.sharding import uncompiled, whole
 from headway.waiver.monitor import SINK_LENGTH, SinkMonitor
 
 if TYPE_CHECKING:
@@ -76,12 +76,13 @@ class Measuring(TrainerCallback):
         mode = model.training
         model.eval()
         try:
-            found = self._numbers(model)
-            due = control.should_log  # logging clears it, and with it the Trainer's own loss
-            self.trainer.log(found)
-            control.should_log = due
-            if self.prompt is not None:
-                self._sample(model)
+            with uncompiled(model):
+                found = self._numbers(model)
+                due = control.should_log  # logging clears it, and with it the Trainer's own loss
+                self.trainer.log(found)
+                control.should_log = due
+                if self.prompt is not None:
+                    self._sample(model)
         finally:
             model.train(mode)
         self.record.paused += time.perf_counter() - started

@@ -76,6 +76,21 @@ def compile_layers(model: nn.Module) -> None:
 
 
 @contextmanager
+def uncompiled(model: nn.Module) -> Iterator[None]:
+    """Layers compiled one by one as they are without that: torch keeps few programs of a layer, and
+    those of passes that are seldom would leave none to training.
+    """
+    programs = {layer: layer._compiled_call_impl for layer in _layers(model)}
+    for layer in programs:
+        layer._compiled_call_impl = None
+    try:
+        yield
+    finally:
+        for layer, program in programs.items():
+            layer._compiled_call_impl = program
+
+
+@contextmanager
 def whole(model: nn.Module) -> Iterator[None]:
     """A sharded model with all its weights in every process, for who reads them beside a forward;
     any other model as it is.
