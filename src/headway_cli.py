@@ -179,21 +179,31 @@ def _eval(settings: EvalSettings, command: str) -> None:
 
 
 def _study(settings: StudySettings, command: str) -> None:
+    from headway.files import writing_to
     from headway.report.tables import plain_lines
     from headway.studies.catalogue import listing, study_named
+    from headway.studies.running import only_drawing
 
+    if settings.draw:
+        only_drawing(settings)
     if settings.list:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         print(listing(settings.out or Path("runs"), settings.name, width))
         return
     name, study = study_named(settings.name)
     folder = settings.out or Path("runs", name)
-    results = study.perform(replace(settings, out=folder), command)
-    page = study.page(folder, results) if settings.page else None
+    asked = replace(settings, out=folder)
+    results = study.held(asked) if settings.draw else study.perform(asked, command)
+    page = None
+    if settings.page:
+        with writing_to(folder):
+            page = study.page(folder, results)
     if settings.json:
         print(json.dumps(study.plain(results), indent=1))
         return
     print("\n".join(plain_lines(study.table(results))))
+    if settings.draw:
+        print(f"\n{name}: {study.state(folder)}")
     if page is not None:
         print(f"\nThe page: {page}")
 

@@ -68,6 +68,7 @@ Rerun the test of a published claim; results are files that a rerun extends.
 examples:
   headway study --list
   headway study amicl
+  headway study amicl --draw           the page and the table of what is there; runs nothing
   headway study sinks
   headway study sinks --arms rope learned --text wiki.jsonl.xz --out runs/sinks
   headway study sinks --size paper --device cuda --dtype bfloat16 --compile --text wiki.jsonl.xz"""

@@ -145,6 +145,8 @@ class StudySettings:
     list: bool = False
     """Show all studies, or all that is known of the named ones, with what --out (default: runs)
     holds of each in a folder of its name."""
+    draw: bool = False
+    """Run nothing: draw what is there, and print its table. Takes size, out, page and json."""
     size: Literal["small", "paper"] = "small"
     """'small' shows on a CPU, in minutes, that all works; 'paper' tests the claim on a GPU."""
     arms: tuple[str, ...] = ()

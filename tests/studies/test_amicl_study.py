@@ -81,6 +81,8 @@ def test_arms_differ_as_they_say() -> None:
                 assert task.tokens == int(point)
             if sweep.axis == "width":
                 assert task.width == int(point)
+            if sweep.axis == "classes":
+                assert (task.classes, memory.a) == (int(point), 1 if name == "classes-tie" else 2)
             if sweep.axis == "sharpness":
                 assert (memory.separation, memory.sharpness) == ("softmax", float(point))
         expected = name if name in ("pearson", "euclidean", "manhattan") else "dot"
@@ -93,6 +95,25 @@ def test_arms_differ_as_they_say() -> None:
         "K=1024": (20, 100, 1024),
         "T=100": (100, 100, 512),
     }
+
+
+def test_what_two_arms_share_is_the_same_point() -> None:
+    """So one seed gives the same accuracy in both: the sweep over K goes through the claims."""
+    over, tie = SWEEPS["classes"].points, SWEEPS["classes-tie"].points
+    assert over["512"] == SWEEPS["key-weight"].points["2"]
+    assert over["50"] == SWEEPS["width"].points["100"]
+    assert tie["50"] == SWEEPS["dot"].points["1"]
+    assert tie["512"] == SWEEPS["key-weight"].points["1"]
+    assert tie["1024"] == SWEEPS["tie"].points["K=1024"]
+
+
+def test_the_number_of_classes_has_a_figure() -> None:
+    values = {"classes": 1.0, "classes-tie": 0.25}
+    (figure,) = AMICL.figures(made(values, seeds=2))
+    assert figure.id == "over-classes"
+    lines = [t for t in figure.plot["data"] if t["mode"] == "lines+markers"]
+    assert [{*t["y"]} for t in lines] == [{1.0}, {0.25}]
+    assert {tuple(t["x"]) for t in lines} == {amicl_study.CLASSES}
 
 
 def test_the_study_runs_and_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,7 @@ def ends(study: Study, results: Results, words: str) -> set[tuple[float, float]]
         (PASSKEY, "share of keys found", -1, 1),
         (SELECTIVE_LM, "spikier", -1, 1),
         (SELECTIVE_LM, "smaller.*plain's over", 0, WIDE),
+        (SELECTIVE_LM, "correlation of tau with", -1, 1),
         (THEOREM3, "share of starts", 0, 1),
         (KV_SHIFT_LM, "lowers the loss", -WIDE, WIDE),
     ],

@@ -173,18 +173,28 @@ def test_the_page_draws_effects_once_a_seed_of_the_screening_is_done() -> None:
 
 def test_verdicts_follow_from_results() -> None:
     good = findings(CLAIMS, played()[0])
-    told = {f.claim.claim: f.verdict for f in good}
-    missed = {c for c, v in told.items() if v != Verdict.REPRODUCED}
-    assert missed == {
-        c.claim
-        for c, part in zip(CLAIMS, DESIGN.factors, strict=False)
-        if part not in RECOMMENDED_PARTS
-    }
+    effects, others = good[: len(DESIGN.factors)], good[len(DESIGN.factors) :]
+    assert {f.verdict for f in others} == {Verdict.REPRODUCED}
+    for part, found in zip(DESIGN.factors, effects, strict=True):
+        assert found.ours is not None
+        assert found.ours.value == pytest.approx(GAINS[part], abs=0.005)
+        assert found.verdict == Verdict.NOT_TESTABLE  # of one seed
     slow, _ = played(step=1.2, gains={p: g / 100 for p, g in GAINS.items()})
     worse = [str(f.verdict) for f in findings(CLAIMS, slow)]
     assert "reproduced" not in worse
     small = played("small")[0]
     assert {f.verdict for f in findings(CLAIMS, small)} == {Verdict.NOT_TESTABLE}
+
+
+def test_effects_have_a_verdict_where_the_screening_has_seeds_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(SCREENED_SEEDS, "paper", 3)
+    found = findings(CLAIMS, played()[0])[: len(DESIGN.factors)]
+    assert [f.verdict == Verdict.REPRODUCED for f in found] == [
+        part in RECOMMENDED_PARTS for part in DESIGN.factors
+    ]
+    assert Verdict.NOT_TESTABLE not in {f.verdict for f in found}
 
 
 def test_other_choices_leave_the_claims_on_the_recommended_parts_open() -> None:

@@ -42,7 +42,8 @@ def made(arms: dict[str, dict[str, Any]]) -> Results:
             measures = {
                 "steps": steps and steps + seed % 5 * 10,
                 "last": {k: v + seed % 3 / 500 for k, v in told.get("last", {}).items()},
-                "score": 0.9, "trained": 1_000, "diverged": False, "curve": [[10, 0.5], [20, 0.9]],
+                "score": 0.9, "trained": told.get("trained", 1_000), "diverged": False,
+                "curve": [[10, 0.5], [20, 0.9]],
             }  # fmt: skip
             run = Run(arm, seed, {"stage": stage, "rate": 0.001})
             found.append(result(run, **measures))
@@ -98,7 +99,26 @@ def test_many_hops_are_judged_at_eight_and_sixteen(
     changed: dict[str, dict[str, float]], wanted: list[Verdict]
 ) -> None:
     arms = {arm: {"last": last} for arm, last in (FAR | changed).items()}
-    assert verdicts(HOPS, made(arms)) == wanted
+    assert verdicts(HOPS, made(arms)) == [*wanted, Verdict.NOT_TESTABLE]
+
+
+@pytest.mark.parametrize(
+    ("trained", "wanted"),
+    [(20_000, [Verdict.REPRODUCED] * 4),
+     (9_000, [Verdict.NOT_TESTABLE] * 3 + [Verdict.REPRODUCED])],
+)  # fmt: skip
+def test_accuracies_at_the_end_are_of_runs_that_were_trained_to_the_end(
+    trained: int, wanted: list[Verdict]
+) -> None:
+    steps = {"plain": 9_000, "kv-shift": 4_000}
+    told = {a: {"last": FAR[a], "steps": n, "trained": trained} for a, n in steps.items()}
+    found = findings(HOPS.claims, results := made(told))
+    assert [f.verdict for f in found] == wanted
+    caveat = found[2].claim.caveat(results, found[2].ours)
+    ended = caveat.endswith("is not known: kv-shift 12, plain 12.")
+    assert ended if trained < 20_000 else not caveat
+    never = made({"plain": {"last": FAR["plain"]}, "kv-shift": {"steps": 4_000}})
+    assert verdicts(HOPS, never)[3] is Verdict.REPRODUCED
 
 
 def test_intervals_of_accuracies_end_at_their_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +132,7 @@ def test_intervals_of_accuracies_end_at_their_bounds(monkeypatch: pytest.MonkeyP
 def test_a_small_run_that_asks_for_few_hops_tests_nothing() -> None:
     last = {f"hops_{k}": 0.9 for k in range(5)}
     small = replace(made({arm: {"last": last} for arm in FAR}), size="small")
-    assert verdicts(HOPS, small) == [Verdict.NOT_TESTABLE] * 3
+    assert verdicts(HOPS, small) == [Verdict.NOT_TESTABLE] * 4
 
 
 def test_hops_are_those_of_the_code() -> None:

@@ -14,7 +14,7 @@ from small_language_models import asked, compared_run, make_tiny, raced
 from headway.errors import HeadwayError
 from headway.mechanisms.kv_shift import KVShiftModule
 from headway.studies import kv_shift_lm
-from headway.studies.claims import Results, Run, findings
+from headway.studies.claims import Result, Results, Run, findings
 from headway.studies.criteria import Verdict
 from headway.studies.kv_shift_lm import (
     ARMS,
@@ -218,13 +218,13 @@ def made_up(gap: float, diverges: bool, counts: tuple[int, int, int, int]) -> Re
             True,
             (50, 17, 9, 52),
             # Three of three seeds do not show that it is 80 % of all.
-            [*["reproduced"] * 4, *["partly"] * 2, *["reproduced"] * 3],
+            [*["reproduced"] * 4, *["partly"] * 2, *["reproduced"] * 5],
         ),
         (
             -0.01,
             False,
             (32, 32, 32, 32),
-            ["partly", "partly", "reproduced", "reproduced", *["not reproduced"] * 4, "reproduced"],
+            ["partly", "partly", "reproduced", "reproduced", *["not reproduced"] * 6, "reproduced"],
         ),
         (
             0.03,
@@ -234,7 +234,7 @@ def made_up(gap: float, diverges: bool, counts: tuple[int, int, int, int]) -> Re
                 *["not reproduced"] * 2,
                 "reproduced",
                 *["not reproduced"] * 3,
-                *["reproduced"] * 3,
+                *["reproduced"] * 5,
             ],
         ),
     ],
@@ -245,7 +245,52 @@ def test_verdicts_follow_from_results(
     found = findings(CLAIMS, made_up(gap, diverges, counts))
     assert [str(f.verdict) for f in found] == verdicts
     small = findings(CLAIMS, replace(made_up(gap, diverges, counts), size="small"))
-    assert [str(f.verdict) for f in small[:-1]] == [str(Verdict.NOT_TESTABLE)] * 8
+    assert [str(f.verdict) for f in small[:-1]] == [str(Verdict.NOT_TESTABLE)] * 10
+
+
+@pytest.mark.parametrize(
+    ("counts", "verdicts"),
+    [
+        ((56, 17, 3, 52), ["reproduced"] * 4),
+        ((60, 17, 9, 42), ["not reproduced", "not reproduced", "reproduced", "reproduced"]),
+        ((50, 27, 9, 42), ["reproduced", "not reproduced", "not reproduced", "reproduced"]),
+        ((50, 10, 16, 52), ["reproduced", "reproduced", "not reproduced", "not reproduced"]),
+    ],
+)
+def test_each_kind_of_heads_has_a_verdict_of_its_own(
+    counts: tuple[int, int, int, int], verdicts: list[str]
+) -> None:
+    shares = [
+        f
+        for f in findings(CLAIMS, made_up(-0.03, True, counts))
+        if "share of heads" in f.claim.claim
+    ]
+    assert [str(f.verdict) for f in shares] == verdicts
+    assert [f.claim.published for f in shares] == [50 / 128, 52 / 128, 17 / 128, 9 / 128]
+    later = [f.claim.asked > "" for f in shares]
+    assert later == [True, True, False, True]
+
+
+def test_the_page_tells_what_the_taps_of_each_arm_learned() -> None:
+    def learned(arm: str, rate: float, seed: int, induction: int, sums: float) -> Result:
+        counts = dict.fromkeys(QUADRANTS, 1) | {"induction": induction, "shift both": 7 - induction}
+        return compared_run(
+            arm, rate, seed, heads=9, quadrants=counts, sum_off_one=sums, negative=0.25
+        )
+
+    runs = [
+        *raced("kv-shift", {1e-3: 3, 2e-3: 2}), *raced("plain", {1e-3: 3}),
+        learned("kv-shift", 2e-3, 0, 1, 0.5), learned("kv-shift", 2e-3, 1, 2, 1.0),
+        learned("kv-shift", 1e-3, 0, 7, 9.0), learned("kv-shift-bare", HIGHER, 0, 7, 2.0),
+        compared_run("kv-shift-bare", HIGHER, 1, diverged=True), compared_run("plain", 1e-3, 0),
+    ]  # fmt: skip
+    (table,) = KV_SHIFT_LM.tables(Results("paper", {}, tuple(runs)))
+    assert table.columns[4:8] == QUADRANTS
+    assert table.rows == (
+        ("kv-shift", "0.002", "2", "9", "11.1%", "16.7%", "11.1%", "61.1%", "0.750", "25.0%"),
+        ("kv-shift-bare", "0.04", "1", "9", "11.1%", "77.8%", "11.1%", "0.0%", "2.000", "25.0%"),
+    )
+    assert not KV_SHIFT_LM.tables(Results("paper", {}, tuple(runs[-1:])))
 
 
 def test_a_share_of_three_seeds_has_an_exact_interval() -> None:

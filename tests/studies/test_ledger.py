@@ -76,6 +76,16 @@ def test_a_caveat_is_made_from_results_and_our_figure(tmp_path: Path) -> None:
     assert cells(page, "doubted")[8] == "Size paper, below. There more. paper -1.00."
 
 
+@pytest.mark.parametrize(("asked", "told"), [("2026-01-02", True), ("2026-01-01", False)])
+def test_a_claim_that_was_asked_when_its_runs_were_there_says_so(
+    tmp_path: Path, asked: str, told: bool
+) -> None:
+    made = study(claim("asked later", differs="There more.", asked=asked))
+    row = cells(ledger(written(tmp_path / "results", made, results(LOSSES)), [made]), "asked later")
+    later = f" Asked on {asked}, when runs that it is judged by were there." if told else ""
+    assert row[8] == f"Size paper, below. There more.{later}"
+
+
 def test_all_claims_stand_in_the_overview_and_those_not_run_below(page: str) -> None:
     assert (
         "| [made](#made) | paper | 1 reproduced, 1 partly, 1 not reproduced, 1 not testable at "

@@ -233,6 +233,22 @@ def test_a_copy_is_told_until_it_is_there_and_training_until_all_are() -> None:
     assert seen == [0, 1, 2, 3]
 
 
+def test_copies_that_got_there_are_trained_on_where_that_is_asked() -> None:
+    ensemble = Ensemble.of([Slope()] * 2, lambda call, batch: call() * batch, SGD(), [0.1, 0.05])
+
+    def look() -> Tensor:
+        return 1 - ensemble.parameters["at"]
+
+    course = Course(limit=12, every=4, together=2, target=0.39, beyond=True)
+    found = follow(ensemble, lambda a, b: torch.ones(b - a, 2), lambda step: 1.0, look, course)
+    assert [(copy.steps, copy.trained) for copy in found] == [(4, 12), (8, 12)]
+    torch.testing.assert_close(look(), torch.tensor([1.2, 0.6]))
+    races = settled(RACES.races("a", results())[0])
+    there = progress(5, None, 5, None, None, None, beyond=True)
+    assert not any(copy.done for copy in there)
+    assert races(there)
+
+
 @given(st.integers(1, 60), st.integers(1, 5), st.sampled_from([0.0, 0.05, 0.3, 2.0]))
 def test_looks_are_as_near_as_steps_allow(count: int, every: int, apart: float) -> None:
     course = Course(limit=count * every, every=every, together=1, target=0.5, apart=apart)

@@ -18,7 +18,15 @@ from headway.studies.lm_course import Course, Extent
 from headway.studies.lm_names import KNOWN, names_measured, prompts
 from headway.studies.running import run_study
 from headway.studies.tuning import TEST
-from headway.studies.value_stream_lm import ARMS, CLAIMS, EXTENTS, VALUE_STREAM_LM, crossed, look
+from headway.studies.value_stream_lm import (
+    ARMS,
+    CLAIMS,
+    CROSSED,
+    EXTENTS,
+    VALUE_STREAM_LM,
+    crossed,
+    look,
+)
 from headway.tasks.ioi import PLACES, THINGS, name_scores
 
 PAPER = EXTENTS["paper"]
@@ -137,11 +145,13 @@ def made_up(
     losses: dict[str, float],
     preferred: dict[str, float] | None = None,
     apart: float = 0.0,
+    harm: float = 0.1,
 ) -> Results:
     """Results at the paper size: probabilities of the right name, plain's crossed, and losses.
 
     `preferred` is the share of prompts in which the right name is the likelier one, 0.9 where it
-    is not told; seeds are `apart` in it. Of plain's weights in the other pass it is `crossed`.
+    is not told; seeds are `apart` in it. Of plain's weights in the other pass it is `crossed`, and
+    their loss is `harm` more there.
     """
     found = []
     shares = dict.fromkeys((*ARMS, "crossed"), 0.9) | (preferred or {})
@@ -150,18 +160,15 @@ def made_up(
         for seed, noise in {0: 0.001, 1: -0.001, 2: 0.0}.items():
             noise = 0.0 if arm == "plain" else noise
             likelier = {arm: share + (seed - 1) * apart for arm, share in shares.items()}
-            other = {"right": lost + noise, "preferred": likelier["crossed"]}
-            crossing = {"names": {"all": other}}
+            fixed = {"wrong": 0.125, "accuracy": 0.25}
+            crossing = {"loss": losses[arm] + harm + (seed - 1) * 0.001,
+                        "names": {"all": {"right": lost + noise, **fixed,
+                                          "preferred": likelier["crossed"]}}}  # fmt: skip
+            names = {"right": own.get(arm, 0.0) + noise * 2, "preferred": likelier[arm], **fixed}
+            crosses = {"crossed": crossing} if arm in CROSSED else {}
             found.append(
-                compared_run(
-                    arm, 2e-3, seed, loss=losses[arm] + noise, parameters=10, crossed=crossing,
-                    names={
-                        "all": {
-                            "right": own.get(arm, 0.0) + noise * 2,
-                            "preferred": likelier[arm],
-                        }
-                    },
-                )
+                compared_run(arm, 2e-3, seed, loss=losses[arm] + noise, parameters=10,
+                             names={"all": names}, **crosses)
             )  # fmt: skip
     return Results("paper", {}, tuple(found))
 
@@ -199,7 +206,7 @@ def test_names_have_a_verdict_where_a_side_is_surely_above_chance(
     assert tuple(f.verdict != Verdict.NOT_TESTABLE for f in found[:3]) == judged
     assert all(("not testable where neither" in f.criterion.words) == (f in CLAIMS[:3])
                for f in CLAIMS)  # fmt: skip
-    assert Verdict.NOT_TESTABLE not in [f.verdict for f in found[4:]]
+    assert Verdict.NOT_TESTABLE not in [f.verdict for f in found[5:]]
 
 
 def test_the_ledger_tells_what_decides_whether_names_are_known() -> None:
@@ -230,8 +237,42 @@ def test_the_page_draws_names_in_both_forward_passes() -> None:
 
 def test_losses_decide_between_the_first_and_the_previous_layer() -> None:
     better = SAME | {"first": 2.95, "first-half": 2.97, "first-learned": 2.955}
-    found = [str(f.verdict) for f in findings(CLAIMS, made_up({}, 0, better))[3:]]
+    found = [str(f.verdict) for f in findings(CLAIMS, made_up({}, 0, better))[4:]]
     assert found == [
         "not reproduced", "reproduced", "reproduced", "reproduced", "reproduced", "reproduced",
         "reproduced",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("harm", "verdict"),
+    [(0.1, "reproduced"), (0.002, "not reproduced"), (-0.1, "not reproduced")],
+)
+def test_the_loss_in_the_model_that_the_script_measures_is_judged(
+    harm: float, verdict: str
+) -> None:
+    results = made_up({}, 0, SAME | {"previous": 2.0}, harm=harm)
+    (found,) = [f for f in findings(CLAIMS, results) if "harms the model" in f.claim.claim]
+    assert found.ours is not None
+    assert found.ours.value == pytest.approx(harm)
+    assert str(found.verdict) == verdict
+    assert found.claim.arms == ("plain",)
+
+
+def test_the_page_tells_names_and_loss_in_both_forward_passes() -> None:
+    made = made_up({"previous": 0.4, "plain": 0.38}, 0.05, SAME, GUESSES, harm=0.5)
+    (table,) = VALUE_STREAM_LM.tables(made)
+    assert table.columns[3:] == (
+        "right name", "other name", "right one likelier", "right one likeliest of all tokens",
+        "loss",
+    )  # fmt: skip
+    rows = {row[:2]: row[2:] for row in table.rows}
+    assert rows["plain", "plain"] == ("3", "0.3800", "0.1250", "36.0%", "25.0%", "3.0000")
+    assert rows["plain", "previous"] == ("3", "0.0500", "0.1250", "50.0%", "25.0%", "3.5000")
+    assert rows["previous", "previous"][1:4] == ("0.4000", "0.1250", "37.0%")
+    assert set(rows) == {*((arm, arm) for arm in ARMS), *CROSSED.items()}
+    nameless = [
+        replace(r, measures={**r.measures, "names": {"prompts": 0, "why": "none"}, "crossed": {}})
+        for r in made
+    ]
+    assert not VALUE_STREAM_LM.tables(replace(made, found=tuple(nameless)))

@@ -85,9 +85,10 @@ def test_single_precision_whatever_the_default(task: Task) -> None:
 
 
 @EACH
-def test_a_fraction_of_the_speed(task: Task) -> None:
-    # The table of `python -m headway.tasks` tells the speed; a busy machine may have less of it.
-    assert rate(task, 0.05) > 1e5
+def test_a_million_tokens_a_second_on_one_core(task: Task) -> None:
+    """The best of short repetitions, no more than needed: a busy neighbour slows some, not all."""
+    torch.set_num_threads(1)  # as in all tests; the processor time of several is added up
+    assert any(rate(task, 0.02) > 1e6 for _ in range(50))
 
 
 def test_the_table_names_every_task(capsys: pytest.CaptureFixture[str]) -> None:

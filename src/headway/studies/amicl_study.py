@@ -29,6 +29,8 @@ PLOT = "The published figure is read from a plot."
 
 WEIGHTS = tuple(step / 4 for step in range(9))
 LENGTHS = (10, 20, 40, 100, 500, 1000)
+CLASSES = (3, 5, 10, 20, 50, 100, 200, 512, 1024)
+"""Those of the notebook are 50, 512 and 1,024. The first class is never used, so of 2 one is."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,10 @@ def _over_weights(about: str, like: Amicl) -> Sweep:
         f"{a:g}": Amicl(a=a, similarity=like.similarity, last_key=like.last_key) for a in WEIGHTS
     }
     return Sweep(about, "a", {name: (memory, FEW) for name, memory in memories.items()})
+
+
+def _over_classes(a: float, about: str) -> Sweep:
+    return Sweep(about, "classes", {f"{k}": (Amicl(a=a), Task(classes=k)) for k in CLASSES})
 
 
 SWEEPS = {
@@ -87,6 +93,8 @@ SWEEPS = {
         "a = 2 over the width", "width",
         {f"{d}": (Amicl(), Task(width=d, classes=50)) for d in LENGTHS},
     ),
+    "classes": _over_classes(2, "a = 2 over the number of classes"),
+    "classes-tie": _over_classes(1, "a = 1 over the number of classes"),
     "softmax": Sweep(
         "a = 2, softmax in the place of argmax, over its sharpness", "sharpness",
         {f"{2**n}": (Amicl(separation="softmax", sharpness=2**n), FEW) for n in range(7)},
@@ -165,6 +173,11 @@ AXES = {
     "width": CurveText("over-width", "Width", "a = 2.", "D", "accuracy (0 to 1)"),
     "tokens": CurveText("over-tokens", "Length of the context", "a = 2.", "T",
                         "accuracy (0 to 1)"),
+    "classes": CurveText(
+        "over-classes", "Number of classes",
+        "a = 2, and a = 1, where the label's key ties with two others.", "K",
+        "accuracy (0 to 1)",
+    ),
     "sharpness": CurveText("over-sharpness", "Softmax in the place of argmax", "a = 2.",
                            "sharpness", "accuracy (0 to 1)"),
 }  # fmt: skip

@@ -25,12 +25,18 @@ from headway.studies.kv_shift_lm import KV_SHIFT_LM
 from headway.studies.ngram_study import NGRAM
 from headway.studies.passkey_study import PASSKEY
 from headway.studies.run_files import read_runs
-from headway.studies.running import run_study, still_missing
+from headway.studies.running import (
+    held_results,
+    nothing_held,
+    refuse_other_size,
+    run_study,
+    still_missing,
+)
 from headway.studies.selective_lm import SELECTIVE_LM
 from headway.studies.selective_theory import SELECTIVE_THEORY
 from headway.studies.shortcuts_modalities import SHORTCUTS_MODALITIES
 from headway.studies.shortcuts_text import SHORTCUTS_TEXT
-from headway.studies.sink_arms import COMPARED
+from headway.studies.sink_arms import COMPARED, SIZES
 from headway.studies.sink_growth import grow_sinks
 from headway.studies.sink_page import write_sink_page
 from headway.studies.sink_results import read_results
@@ -53,6 +59,7 @@ class Entry(Generic[R]):
         published: its figures.
         counts: what would count as reproduced, each with the claims that are judged by it.
         perform: runs what is missing, from settings whose folder is set and the command typed.
+        held: what a folder holds, from settings whose folder is set; HeadwayError where nothing.
         table: of the results.
         page: draws the results into a folder; the path that was written.
         plain: the results as JSON values.
@@ -64,6 +71,7 @@ class Entry(Generic[R]):
     published: str
     counts: Mapping[str, Sequence[str]]
     perform: Callable[[StudySettings, str], R]
+    held: Callable[[StudySettings], R]
     table: Callable[[R], Table]
     page: Callable[[Path, R], Path]
     plain: Callable[[R], Any]
@@ -86,6 +94,7 @@ def _entry(study: claims.Study) -> Entry[claims.Results]:
         published=study.published,
         counts=_counts(study.claims),
         perform=partial(run_study, study),
+        held=partial(held_results, study),
         table=partial(claim_table, study),
         page=lambda folder, results: write_claim_page(folder, study, results),
         plain=asdict,
@@ -107,6 +116,19 @@ def _grow_sinks(settings: StudySettings, command: str) -> dict[str, dict[str, An
             f"seeds: {settings.seeds} is not accepted; the study sinks takes one seed, --seed"
         )
     return grow_sinks(settings, command)
+
+
+def _held_sinks(settings: StudySettings) -> dict[str, dict[str, Any]]:
+    folder = settings.out
+    assert folder is not None
+    there = read_results([folder]) if folder.is_dir() else {}
+    if not there:
+        raise nothing_held("sinks", folder)
+    numbers = next(iter(there.values()))["shared"]["size"]
+    for name, size in SIZES.items():
+        if asdict(size) == numbers:
+            refuse_other_size(name, settings)
+    return there
 
 
 def _grown(folder: Path) -> str:
@@ -146,6 +168,7 @@ STUDIES: Mapping[str, Entry[Any]] = {
             "Sink_0 is below half of the rotary model's": ["a learned sink", "an output gate"],
         },
         perform=_grow_sinks,
+        held=_held_sinks,
         table=sink_table,
         page=write_sink_page,
         plain=dict,

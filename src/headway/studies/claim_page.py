@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from headway.files import write_atomically
@@ -46,10 +47,23 @@ def write_claim_page(folder: Path, study: Study, results: Results) -> Path:
     return write_atomically(folder / REPORT_NAME, render(study, results))
 
 
+def _judged(study: Study, results: Results) -> tuple[Table, list[str]]:
+    """The table of the claims with the number of each one's criterion, and the criteria."""
+    table = claim_table(study, results)
+    judged = [
+        f.claim.criterion.words for f in findings(study.claims, results) if f.verdict is not None
+    ]
+    criteria = list(dict.fromkeys(judged))
+    rows = zip(table.rows, judged, strict=True)
+    numbered = tuple((*row, str(criteria.index(words) + 1)) for row, words in rows)
+    return replace(table, columns=(*table.columns, "criterion"), rows=numbered), criteria
+
+
 def render(study: Study, results: Results) -> str:
     """The page as HTML."""
     arms = [arm for arm in study.arms if results.of([arm])]
     made = list(results)
+    claims, criteria = _judged(study, results)
     head = {
         "kind": "study",
         "facts": "What was run",
@@ -61,7 +75,7 @@ def render(study: Study, results: Results) -> str:
         "command": "\n".join(dict.fromkeys(r.command for r in made)),
     }
     sections = [
-        Section("claims", "Claims", study.measure, tables=(claim_table(study, results),)),
+        Section("claims", "Claims", study.measure, tables=(claims,)),
         Section("measured", "What was measured", study.differs[results.size],
                 study.figures(results), (*study.tables(results), *rate_tables(study, results)),
                 nothing="No figure can be drawn yet."),
@@ -69,9 +83,11 @@ def render(study: Study, results: Results) -> str:
     facts = [
         ("Arms", pairs({arm: study.arms[arm] for arm in arms})),
         ("Study", pairs({
-            "source": study.source, "published": study.published,
-            "reproduced where": study.counts, "size": results.size, **results.settings,
+            "source": study.source, "published": study.published, "size": results.size,
+            **results.settings,
         })),
+        ("Counts as reproduced, by criterion",
+         pairs({str(number): words for number, words in enumerate(criteria, 1)})),
         ("With what", pairs(made[0].versions if made else {})),
     ]  # fmt: skip
     return fill_page(head, sections, legend(arms), facts)

@@ -106,6 +106,8 @@ class Claim:
         differs: where our set-up differs for this figure alone, in sentences.
         caveat: what the results, and our figure from them, say of how far it can be trusted, in
             sentences.
+        asked: the day, ISO 8601, on which a claim was written that was added to a study that had
+            results.
     """
 
     claim: str
@@ -120,6 +122,7 @@ class Claim:
     seeds: int = 1
     differs: str = ""
     caveat: Callable[[Results, Estimate | None], str] = lambda *_: ""
+    asked: str = ""
 
     @property
     def published_text(self) -> str:
@@ -174,11 +177,6 @@ class Study:
     tables: Callable[[Results], Sequence[Table]] = lambda _: ()
     takes: tuple[str, ...] = ()
     rate: Callable[[Results, str], float | None] | None = None
-
-    @property
-    def counts(self) -> str:
-        """What would count as reproduced, in words."""
-        return "; or ".join(dict.fromkeys(claim.criterion.words for claim in self.claims))
 
 
 def one_by_one(

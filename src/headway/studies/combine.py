@@ -68,6 +68,7 @@ def _effect_claim(name: str) -> Claim:
         arms=DESIGNED,
         estimate=partial(_effect, name),
         sizes=("paper",),
+        seeds=SEEDS,
         differs="Among the other parts, at equal operations and one learning rate for all; the "
         "interval is that of least squares, in which interactions count as noise.",
     )

@@ -33,6 +33,7 @@ class Course:
         target: score that is to be reached.
         apart: least share of the steps so far between looks, so that what is quick is seen as
             closely as what is slow.
+        beyond: copies that got there are trained on to the limit; else they stay as they were.
     """
 
     limit: int
@@ -40,6 +41,7 @@ class Course:
     together: int
     target: float
     apart: float = 0.0
+    beyond: bool = False
 
     def looks(self) -> list[int]:
         """Steps after which scores are looked at, the last one included."""
@@ -65,17 +67,19 @@ class Progress:
         steps: at which the score was first seen at its target; None: it was not.
         trained: steps until it was done, or all were left.
         diverged: its loss or gradient was not finite.
+        beyond: it is trained on when it got there.
     """
 
     curve: list[tuple[int, float]] = field(default_factory=list)
     steps: int | None = None
     trained: int = 0
     diverged: bool = False
+    beyond: bool = False
 
     @property
     def done(self) -> bool:
         """Nothing more is to be learned from it."""
-        return self.diverged or self.steps is not None
+        return self.diverged or (self.steps is not None and not self.beyond)
 
 
 def all_done(copies: Sequence[Progress]) -> bool:
@@ -91,7 +95,7 @@ def follow(
     course: Course,
     enough: Callable[[Sequence[Progress]], bool] = all_done,
 ) -> list[Progress]:
-    """Train until enough is known of the copies; each stays as it was when it got there.
+    """Train until enough is known of the copies.
 
     Args:
         ensemble: whose copies they are.
@@ -101,7 +105,8 @@ def follow(
         course: how long, and what for.
         enough: ends the training, asked after each look.
     """
-    copies, looks = [Progress() for _ in range(len(ensemble))], set(course.looks())
+    copies = [Progress(beyond=course.beyond) for _ in range(len(ensemble))]
+    looks = set(course.looks())
     for start in range(0, course.limit, course.together):
         stop = start + course.together
         rates = torch.tensor([rate(step) for step in range(start, stop)])
@@ -122,7 +127,8 @@ def _note(copy: Progress, score: float, alive: bool, step: int, target: float) -
     copy.diverged = not alive
     if alive:
         copy.curve.append((step, round(score, DIGITS)))
-        copy.steps = step if score >= target else None
+        if copy.steps is None and score >= target:
+            copy.steps = step
 
 
 def seed_of(*words: object) -> int:

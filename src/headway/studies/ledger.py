@@ -142,7 +142,7 @@ def _section(parts: Sequence[Part]) -> str:
 def _row(part: Part, found: Finding, commands: Sequence[str]) -> tuple[str, ...]:
     claim, ours = found.claim, found.ours
     caveat = claim.caveat(part.results, ours)
-    differs = f"Size {part.results.size}, below.", claim.differs, caveat
+    differs = f"Size {part.results.size}, below.", claim.differs, _asked(found), caveat
     return (
         claim.claim,
         claim.source,
@@ -158,6 +158,14 @@ def _row(part: Part, found: Finding, commands: Sequence[str]) -> tuple[str, ...]
         _dates(found.results),
         ", ".join(f"[{arm}]({part.place}/{arm}.json)" for arm in claim.arms),
     )
+
+
+def _asked(found: Finding) -> str:
+    """Whether the claim was written when its results, or some of them, were known."""
+    asked = found.claim.asked
+    if not any(result.ended[:10] <= asked for result in found.results):
+        return ""
+    return f"Asked on {asked}, when runs that it is judged by were there."
 
 
 def _rates(part: Part) -> list[str]:

@@ -17,10 +17,12 @@ from headway.studies.run_files import add_run, read_runs
 from headway_settings import StudySettings
 
 COMMON = frozenset(
-    {"name", "list", "size", "arms", "seed", "seeds", "out", "device", "page", "json"}
+    {"name", "list", "draw", "size", "arms", "seed", "seeds", "out", "device", "page", "json"}
     | {"executor", "executor_options", "job"}
 )
 """Settings that every study takes."""
+BESIDE_DRAW = ("size", "out", "page", "json")
+"""Settings that can stand beside draw."""
 ABOUT_PLACE = frozenset({"corpus", "compile", "save", "seconds", "tuning_seeds"})
 """Settings that change where, how fast, how long and how often, not what results mean."""
 
@@ -53,6 +55,52 @@ def run_study(study: Study, settings: StudySettings, command: str) -> Results:
         if len(results.found) == before:
             raise RuntimeError(f"the study {study.name} did none of the runs that it asked for")
     return results
+
+
+def held_results(study: Study, settings: StudySettings) -> Results:
+    """What a folder holds of a study; nothing is run and nothing is written.
+
+    Args:
+        study: of the results.
+        settings: the folder, which is set, and the size of its results.
+
+    Raises:
+        HeadwayError: nothing of the study is there, or results of another size.
+    """
+    folder = _folder(settings)
+    if (found := read_runs(folder, study)) is None:
+        raise nothing_held(study.name, folder)
+    refuse_other_size(found.size, settings)
+    return found
+
+
+def nothing_held(name: str, folder: Path) -> HeadwayError:
+    """The refusal of a folder without results of the study of that name."""
+    return HeadwayError(
+        f"out: {folder} holds no results of the study {name}; accepted is a folder that `headway "
+        f"study {name} --out` wrote"
+    )
+
+
+def refuse_other_size(held: str, settings: StudySettings) -> None:
+    """HeadwayError where the results of a folder are not of the size that was asked for."""
+    if held != settings.size:
+        raise HeadwayError(
+            f"size: {settings.size!r} is not accepted for {settings.out}, whose results are of "
+            f"size {held}; accepted is --size {held}"
+        )
+
+
+def only_drawing(settings: StudySettings) -> None:
+    """HeadwayError where something is set beside draw that tells what to run, where or how."""
+    for field in fields(settings):
+        if field.name in ("name", "draw", *BESIDE_DRAW):
+            continue
+        if (value := getattr(settings, field.name)) != field.default:
+            raise HeadwayError(
+                f"{field.name}: {value!r} is not accepted beside draw, which runs nothing and "
+                f"shows all that is there; accepted are {', '.join(BESIDE_DRAW)}"
+            )
 
 
 def results_of(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from itertools import product
 
@@ -12,6 +12,7 @@ from headway.studies.lm_course import Arm, Extent, Shape
 from headway.studies.lm_fine import Continuation
 from headway.studies.lm_rates import Rates
 
+PAPER = "arXiv 2411.12892"
 TARGETS = {"q": ("query",), "k": ("key",), "v": ("value",), "qv": ("query", "value")}
 PARTS = ("token", "position", "both")
 NORM = {"qk_norm": True}
@@ -80,6 +81,15 @@ TUNED = {
     for name, arm in (GRID | NORMED | {"head-constant": CONTROLS["head-constant"]}).items()
 }
 ARMS: Mapping[str, Arm] = SCRATCH | TUNED
+GROUPS: Mapping[str, Collection[str]] = {"from-scratch": tuple(SCRATCH), "fine-tuned": tuple(TUNED)}
+"""Arms that are told and drawn together, by what they have in common."""
+
+
+def base_of(arm: str) -> str:
+    """The arm without temperatures that an arm is compared with: itself, of one without."""
+    spec = ARMS[arm]
+    return (FINE if spec.continues else "") + ("plain-norm" if spec.fields else "plain")
+
 
 SHARES = (0.5, 0.7)
 """Of its steps, with which temperatures of queries and values are run besides."""

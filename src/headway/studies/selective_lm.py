@@ -27,12 +27,15 @@ from headway.studies.selective_arms import (
     CONTINUATIONS,
     EXTENTS,
     FINE,
+    PAPER,
     SCRATCH,
     SHARED,
     SHARES,
     TUNED,
 )
 from headway.studies.selective_page import selective_figures
+from headway.studies.selective_sharpness import SHARPNESS_CLAIMS
+from headway.studies.selective_table import selective_tables
 from headway.studies.speed import faster
 from headway_settings import StudySettings
 
@@ -68,21 +71,12 @@ def look(course: Course, model: HeadwayForCausalLM, run: Run) -> Measures:
     }
 
 
-def _norm_ratio(name: str, results: Results) -> Estimate | None:
-    """Plain's operator norm over that of temperatures, counted without or with them."""
-    plain = measured(results, "plain", "operator_norm")
-    ours = measured(results, "qv-both", name)
-    shared = sorted(plain.keys() & ours.keys())
-    return mean_of({seed: plain[seed] / ours[seed] for seed in shared}, bounds=(0, math.inf))
-
-
 def _added_share(results: Results) -> Estimate | None:
     """Parameters that temperatures add, as a share of plain's."""
     plain, ours = (measured(results, arm, "parameters") for arm in ("plain", "qv-both"))
     return mean_of({seed: ours[seed] / plain[seed] - 1 for seed in plain.keys() & ours.keys()})
 
 
-PAPER = "arXiv 2411.12892"
 RELATED = "-0.006 (perplexity 26.681 to 26.514)"
 PPL_GAIN = math.log(26.514 / 26.681)
 
@@ -167,22 +161,7 @@ CLAIMS = (
            "loss", "qv-both-norm", "plain-norm", OURS, "not tested"),
     _claim("Under QK-norm temperatures lower the loss, fine-tuned", f"{FINE}qv-both-norm",
            f"{FINE}plain-norm", OURS, "not tested"),
-    compare("Attention is spikier (mean of ||s||_1 / (n ||s||_2^2), less plain's)",
-            f"{PAPER}, Figure 2", 0.26 - 0.39, difference(0.26 - 0.39), "qv-both", "plain",
-            told="-0.13 (0.39 to 0.26)", part=("spikiness",), bounds=(-1, 1), shown="+.3f",
-            differs="Over contexts of 512, there of 1,000."),
-    Claim(
-        claim="The operator norm of W_q W_k^T is smaller: plain's over that with temperatures",
-        source=f"{PAPER}, Figure 2", published=3.0, told="about 3", shown=".2f",
-        criterion=at_least(2), arms=("plain", "qv-both"),
-        estimate=partial(_norm_ratio, "operator_norm"), sizes=("paper",), seeds=SEEDS,
-    ),
-    Claim(
-        claim="It is smaller with the temperature counted too: plain's over tau x the norm",
-        source=OURS, published=None, told="not tested", shown=".2f",
-        criterion=at_least(2), arms=("plain", "qv-both"),
-        estimate=partial(_norm_ratio, "tempered_norm"), sizes=("paper",), seeds=SEEDS,
-    ),
+    *SHARPNESS_CLAIMS,
     Claim(
         claim="Shared temperatures add less than 0.5 % of parameters",
         source=f"{PAPER}, shared temperatures", published=0.005, told="less than 0.5 %",
@@ -232,5 +211,6 @@ SELECTIVE_LM = Study(
     runs=_runs,
     perform=_perform,
     figures=selective_figures,
+    tables=selective_tables,
     rate=best_rate,
 )

@@ -15,14 +15,15 @@ import torch
 
 from headway.decoder import HeadwayForCausalLM
 from headway.mechanisms import ResidualStream
+from headway.report.cells import Table
 from headway.report.figures import CurveText
 from headway.report.marks import Mark
 from headway.studies.claims import Claim, Measures, Results, Run, Size, Study
-from headway.studies.criteria import Estimate, difference, no_difference
+from headway.studies.criteria import Estimate, beyond_zero, difference, no_difference
 from headway.studies.estimates import mean_of, paired
-from headway.studies.lm_claims import LOWER, OURS, SEEDS, Part, adds, compare
+from headway.studies.lm_claims import LOSS, LOWER, MATTERS, OURS, SEEDS, Part, adds, compare
 from headway.studies.lm_course import DIGITS, HEEDS, Arm, Course, Extent, Shape, performing
-from headway.studies.lm_marks import losses_and_marks
+from headway.studies.lm_marks import losses_and_marks, mean_cells
 from headway.studies.lm_names import PROMPTS, names_measured
 from headway.studies.lm_rates import Rates, best_rate, measured
 
@@ -102,6 +103,7 @@ def crossed(course: Course, model: HeadwayForCausalLM, run: Run) -> HeadwayForCa
 
 NAMES_OWN: Part = ("names", "all")
 NAMES_CROSSED: Part = ("crossed", *NAMES_OWN)
+LOSS_CROSSED: Part = ("crossed", *LOSS)
 Side = tuple[str, Part]
 """An arm, and what is measured of it: in its own forward pass or in the other one's."""
 PAPER = "arXiv 2412.15113"
@@ -134,6 +136,38 @@ def _marks(results: Results, arm: str) -> Iterator[Mark]:
     own, other = (measured(results, arm, *part, "right") for part in (NAMES_OWN, NAMES_CROSSED))
     for seed in sorted(own.keys() & other.keys()):
         yield own[seed], other[seed], f"{own[seed]:.4f}, in the other pass {other[seed]:.4f}"
+
+
+SCORES = {
+    "right": ("right name", ".4f"),
+    "wrong": ("other name", ".4f"),
+    "preferred": ("right one likelier", ".1%"),
+    "accuracy": ("right one likeliest of all tokens", ".1%"),
+}
+"""Of names, as the table heads them, with their formats."""
+
+
+def name_tables(results: Results) -> list[Table]:
+    """What models say of names: one row an arm and forward pass; none without prompts."""
+    passes = [(arm, arm, NAMES_OWN, LOSS) for arm in ARMS]
+    passes += [(arm, other, NAMES_CROSSED, LOSS_CROSSED) for arm, other in CROSSED.items()]
+    rows = []
+    for arm, other, names, loss in passes:
+        scores = [
+            (measured(results, arm, *names, score), shown) for score, (_, shown) in SCORES.items()
+        ]
+        if scores[0][0]:
+            cells = mean_cells(*scores, (measured(results, arm, *loss), ".4f"))
+            rows.append((arm, other, *cells))
+    heads = [head for head, _ in SCORES.values()]
+    title = "Names and loss, in a model's own forward pass and in the other one's: means over seeds"
+    columns = ("weights of", "forward pass of", "seeds", *heads, "loss")
+    return [Table(title, columns, tuple(rows))] if rows else []
+
+
+def _harm(results: Results) -> Estimate | None:
+    """How much more the loss of plain weights is in the model with the stream."""
+    return paired(measured(results, "plain", *LOSS_CROSSED), measured(results, "plain", *LOSS))
 
 
 def _preferred(side: Side, results: Results) -> Estimate | None:
@@ -196,6 +230,20 @@ CLAIMS = (
     _names("The script's defect makes the difference: plain's probability of the right name in "
            "its own forward pass, less that in the other", OURS, "all of +0.34",
            ("plain", NAMES_OWN), ("plain", NAMES_CROSSED)),
+    Claim(
+        claim="The script's defect harms the model that it measures: loss of weights trained "
+        "without the stream in the model with it (nats, less that in their own)",
+        source=OURS,
+        published=None,
+        told="not tested",
+        shown="+.4f",
+        criterion=beyond_zero(-MATTERS),
+        arms=("plain",),
+        estimate=_harm,
+        sizes=("paper",),
+        seeds=SEEDS,
+        asked="2026-11-30",
+    ),
     compare("The value stream lowers the loss (nats, less plain's)", PAPER, None, LOWER,
             "previous", "plain", told="lower; no figure is given"),
     compare("The stream is not only larger values: scaled to the variance of plain ones it does as "
@@ -240,5 +288,6 @@ VALUE_STREAM_LM = Study(
     ),
     perform=lambda runs, settings: performing(ARMS, EXTENTS, look)(runs, settings),
     figures=partial(losses_and_marks, tuple(ARMS), NAMES, _marks),
+    tables=name_tables,
     rate=best_rate,
 )
