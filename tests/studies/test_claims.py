@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from made_studies import ALWAYS, claim, fixed, results
 from scipy import stats
 
-from headway.report.statistics import SIGNIFICANCE
+from headway.report.statistics import SIGNIFICANCE, holm
 from headway.studies import estimates
 from headway.studies.claim_page import told
-from headway.studies.claims import findings
+from headway.studies.claims import NOT_TESTED, findings
 from headway.studies.criteria import (
     SURE,
     Criterion,
@@ -88,6 +88,22 @@ def test_a_difference_that_holm_takes_away_is_not_reproduced(p: float | None) ->
     assert difference(-0.03).judge(replace(ours, p=p)) == OPEN
     assert difference(-0.03).judge(replace(ours, low=-0.014, p=p)) == NO
     assert beyond_zero(-0.005).judge(replace(ours, p=p)) == PARTLY
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from(["", "untested", "late"])), max_size=7))
+def test_p_values_are_corrected_apart_for_what_is_asked_besides(
+    drawn: list[tuple[float, str]],
+) -> None:
+    fields = {"": {}, "untested": {"told": NOT_TESTED}, "late": {"asked": "2026-01-02"}}
+    claims = [
+        claim(estimate=lambda _, p=p: Estimate(0.0, -1.0, 1.0, 3, p), **fields[kind])
+        for p, kind in drawn
+    ]
+    found = findings(claims, results({"base": {0: 1.0}, "arm": {0: 1.0}}))
+    for besides in (False, True):
+        own = [i for i, (_, kind) in enumerate(drawn) if bool(kind) == besides]
+        corrected = [one.p for i in own if (one := found[i].ours) is not None]
+        assert corrected == holm([drawn[i][0] for i in own])
 
 
 GAINS = [

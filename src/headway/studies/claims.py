@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Size = Literal["small", "paper"]
 SIZES: tuple[Size, ...] = ("small", "paper")
+NOT_TESTED = "not tested"
+"""What a claim tells in the place of a published figure where no paper makes it."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,11 @@ class Claim:
     asked: str = ""
 
     @property
+    def besides(self) -> bool:
+        """Whether no paper claims it, or it was asked when there were results."""
+        return self.told == NOT_TESTED or bool(self.asked)
+
+    @property
     def published_text(self) -> str:
         """The published figure as it is read."""
         if self.told or self.published is None:
@@ -213,17 +220,23 @@ class Finding:
 
 
 def findings(claims: Sequence[Claim], results: Results) -> list[Finding]:
-    """What the results say of each claim; p-values are Holm-corrected over all of them."""
+    """What the results say of each claim.
+
+    P-values are Holm-corrected over the published claims that were written before there were
+    results, and apart from these over all others: what we ask besides takes nothing from them.
+    """
     used = [tuple(results.of(claim.arms)) for claim in claims]
     ours = [
         claim.estimate(results) if {r.run.arm for r in there} == set(claim.arms) else None
         for claim, there in zip(claims, used, strict=True)
     ]
-    compared = [i for i, one in enumerate(ours) if one is not None and one.p is not None]
-    corrected = holm([one.p for i in compared if (one := ours[i]) and one.p is not None])
-    for place, p in zip(compared, corrected, strict=True):
-        if (one := ours[place]) is not None:
-            ours[place] = replace(one, p=p)
+    for besides in (False, True):
+        family = [i for i, claim in enumerate(claims) if claim.besides == besides]
+        compared = [i for i in family if (one := ours[i]) is not None and one.p is not None]
+        corrected = holm([one.p for i in compared if (one := ours[i]) and one.p is not None])
+        for place, p in zip(compared, corrected, strict=True):
+            if (one := ours[place]) is not None:
+                ours[place] = replace(one, p=p)
     return [
         Finding(claim, one, _verdict(claim, one, there, results.size), there)
         for claim, one, there in zip(claims, ours, used, strict=True)

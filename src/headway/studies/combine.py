@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from headway.studies.claims import Claim, Results, Study
+from headway.studies.claims import NOT_TESTED, Claim, Results, Study
 from headway.studies.combine_found import (
     chosen_parts,
     effects_on,
@@ -120,12 +120,12 @@ CLAIMS = (
         sizes=("paper",),
     ),
     compare(f"On fresh seeds {CHOSEN} has the lower loss (nats, less plain's)", OURS, None, LOWER,
-            CHOSEN, PLAIN, told="not tested"),
+            CHOSEN, PLAIN, told=NOT_TESTED),
     *TARGETS,
     *(
         compare(f"{out.capitalize()} is needed beside the others: {CHOSEN} has a lower loss with "
                 "it (nats, less that without)", OURS, None, LOWER, CHOSEN, name_of(left),
-                told="not tested")
+                told=NOT_TESTED)
         for out, left in without(RECOMMENDED_PARTS).items() if left
     ),
 )  # fmt: skip

@@ -30,7 +30,7 @@ class Estimate:
         value: of the figure.
         low, high: its 95 % interval; both are the value where nothing is drawn at random.
         seeds: that it was taken from.
-        p: that there is no difference, where the figure is one; Holm-corrected over the claims of
+        p: that there is no difference, where the figure is one; Holm-corrected over claims of
             a study before it is judged.
     """
 

@@ -12,7 +12,7 @@ from functools import partial
 from headway.mechanisms import KVShift
 from headway.report.curves import OVER_SEEDS, bands
 from headway.report.figures import CurveText, Figure, curve_figure
-from headway.studies.claims import Claim, Results, Size
+from headway.studies.claims import NOT_TESTED, Claim, Results, Size
 from headway.studies.courses import Course
 from headway.studies.criteria import Criterion, Estimate, at_least, at_most
 from headway.studies.estimates import mean_of, paired
@@ -152,7 +152,7 @@ CLAIMS = (
         claim="KV shifting learns to follow hops sooner: ratio of steps to 99 % of the answers",
         source=SECTION,
         published=None,
-        told="not tested",
+        told=NOT_TESTED,
         shown=".2f",
         criterion=SOONER,
         arms=("kv-shift", "plain"),

@@ -12,7 +12,7 @@ from functools import partial
 
 from headway.report.curves import OVER_SEEDS, bands
 from headway.report.figures import CurveText, Figure, curve_figure, tick_axis
-from headway.studies.claims import Claim, Results, Study
+from headway.studies.claims import NOT_TESTED, Claim, Results, Study
 from headway.studies.criteria import Criterion, Estimate, within
 from headway.studies.estimates import exact
 from headway.studies.icl_training import ARMS, EXTENTS, perform
@@ -27,7 +27,6 @@ from headway.studies.tuning import (
 
 SOURCE = "arXiv 2412.15113, two-layer model"
 PUBLISHED = 0.76
-OURS = "not tested"
 ASKED = "2026-11-30"
 TUNED = "Learning rates are tuned, in the paper they are not."
 
@@ -110,14 +109,14 @@ CLAIMS = (
     ),
     *_at_both("It is not the larger values: a stream scaled to the variance of plain values is as "
               "much faster than plain", "value-scaled", "plain", faster(PUBLISHED), PUBLISHED,
-              OURS, NEVER_THERE),
+              NOT_TESTED, NEVER_THERE),
     *_at_both("ResFormer's weights of a half do as much", "first-layer", "plain",
-              faster(PUBLISHED), PUBLISHED, OURS, "The wiring of arXiv 2410.17897, which at two "
-              "layers has the same source. " + NEVER_THERE),
+              faster(PUBLISHED), PUBLISHED, NOT_TESTED, "The wiring of arXiv 2410.17897, which at "
+              "two layers has the same source. " + NEVER_THERE),
     *_at_both("Larger initial values alone change little", "larger-values", "plain",
-              within(1.0, 0.1), 1.0, OURS, NEVER_THERE, slow_counts=True),
+              within(1.0, 0.1), 1.0, NOT_TESTED, NEVER_THERE, slow_counts=True),
     *_at_both("The stream is faster than a second value matrix of its own", "value", "own-matrix",
-              faster(1.0), None, OURS, NEVER_THERE),
+              faster(1.0), None, NOT_TESTED, NEVER_THERE),
     Claim(
         claim="The value stream adds no parameters: how many more are learned",
         source=SOURCE,

@@ -18,7 +18,7 @@ from headway.mechanisms.kv_shift import KVShiftModule
 from headway.report.cells import Table
 from headway.report.figures import CurveText
 from headway.report.marks import Mark
-from headway.studies.claims import Claim, Measures, Results, Run, Size, Study
+from headway.studies.claims import NOT_TESTED, Claim, Measures, Results, Run, Size, Study
 from headway.studies.criteria import Estimate, at_least, difference, no_difference, within
 from headway.studies.estimates import mean_of, share_of_seeds
 from headway.studies.lm_claims import LOWER, OURS, SEEDS, adds, compare
@@ -239,11 +239,11 @@ CLAIMS = (
         for name, of in {"": "", "-large": " of the larger model"}.items()
     ),
     compare("Taps that start at (1, 0), as in plain attention, do as well (nats, less random ones)",
-            OURS, None, no_difference(0.01), "kv-shift-identity", "kv-shift", told="not tested"),
+            OURS, None, no_difference(0.01), "kv-shift-identity", "kv-shift", told=NOT_TESTED),
     compare(f"At the learning rate {HIGH:g} KV shifting has the lower loss (nats, less plain's)",
             ROBUST, None, LOWER, "kv-shift-bare", "plain-bare", rate=HIGH, told="lower"),
     _share_of_seeds(HIGH, ROBUST, 1.0, "5 of 5 seeds"),
-    _share_of_seeds(HIGHER, OURS, None, "not tested"),
+    _share_of_seeds(HIGHER, OURS, None, NOT_TESTED),
     _share_of_heads("Heads that keep both: the current key's tap and the current value's are the "
                     "larger ones", "keep both", 50),
     _share_of_heads("Heads that shift both: the previous key's tap and the previous value's are "

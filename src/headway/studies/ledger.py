@@ -34,11 +34,12 @@ INTRODUCTION = """\
 Claims of papers, rerun. This page is made from files of results by `{command}`; nothing in it is
 typed, the verdicts least of all: what counts as reproduced is a function of our figure and its
 95 % interval that stands in the study's code. Intervals are over seeds: exact (Clopper-Pearson) of
-a share of seeds, cut where a measure has bounds; p-values are corrected (Holm) over the claims of a
-study. `headway study NAME` runs a study again; the commands that made the results stand below each
-table, with the numbers that its rows name, and so does what is different in all runs of a size.
-Tasks are drawn on the device: in a row that names two, runs of a seed share their first weights,
-not their data.
+a share of seeds, cut where a measure has bounds. P-values are corrected (Holm) over the published
+claims of a study that were written before it was run, and apart from these over all others: what is
+asked besides takes nothing from them. `headway study NAME` runs a study again; the commands that
+made the results stand below each table, with the numbers that its rows name, and so does what is
+different in all runs of a size. Tasks are drawn on the device: in a row that names two, runs of a
+seed share their first weights, not their data.
 
 | verdict | means |
 |---|---|

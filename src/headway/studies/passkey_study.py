@@ -20,7 +20,7 @@ from headway.decoder import HeadwayConfig
 from headway.mechanisms import SelectiveAttention
 from headway.report.curves import OVER_SEEDS, bands
 from headway.report.figures import CurveText, Figure, curve_figure, tick_axis
-from headway.studies.claims import Claim, Results, Size
+from headway.studies.claims import NOT_TESTED, Claim, Results, Size
 from headway.studies.courses import Course, Scores, seed_of
 from headway.studies.criteria import Criterion, Estimate, beyond_zero, difference
 from headway.studies.estimates import paired
@@ -228,7 +228,7 @@ PLAIN, SELECTIVE = 0.569, 0.744
 
 def _claim(
     sentence: str, arm: str, base: str, criterion: Criterion, part: str = ALL,
-    told: str = "not tested",
+    told: str = NOT_TESTED,
 ) -> Claim:  # fmt: skip
     return Claim(
         claim=f"{sentence}: share of keys found, less {base}'s",

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 
 from headway.decoder import HeadwayForCausalLM
-from headway.studies.claims import Claim, Measures, Results, Run, Study
+from headway.studies.claims import NOT_TESTED, Claim, Measures, Results, Run, Study
 from headway.studies.criteria import Estimate, at_least, at_most, difference
 from headway.studies.estimates import mean_of
 from headway.studies.lm_claims import LOWER, OURS, SEEDS, compare
@@ -146,21 +146,21 @@ CLAIMS = (
     *_grid(FINE, ", fine-tuned", THERE),
     _fewer_steps(", fine-tuned", FINE, f"{PAPER}, Figure 4", 1 / 1.45, "0.69 (1.45 times fewer)",
                  "There Llama fine-tuned on Wikitext. "),
-    _fewer_steps("", "", OURS, None, "not tested", ""),
+    _fewer_steps("", "", OURS, None, NOT_TESTED, ""),
     _claim("The temperature is better than as many parameters in a wider feed-forward part",
-           "qv-both", "plain-wide", OURS, "not tested"),
+           "qv-both", "plain-wide", OURS, NOT_TESTED),
     _claim("The temperature is better than a learned number of each head", "qv-both",
-           "head-constant", OURS, "not tested"),
+           "head-constant", OURS, NOT_TESTED),
     _claim("The temperature is better than a learned number of each head, fine-tuned",
-           f"{FINE}qv-both", f"{FINE}head-constant", OURS, "not tested"),
+           f"{FINE}qv-both", f"{FINE}head-constant", OURS, NOT_TESTED),
     _claim("The temperature is better than a learned slope of ln n and a constant in each head",
-           "qv-both", "scalable-softmax", OURS, "not tested"),
+           "qv-both", "scalable-softmax", OURS, NOT_TESTED),
     _claim("The temperature is better than an output gate of each head", "qv-both", "output-gate",
-           OURS, "not tested"),
+           OURS, NOT_TESTED),
     _claim("Under QK-norm, where nothing else sets a query's sharpness, temperatures lower the "
-           "loss", "qv-both-norm", "plain-norm", OURS, "not tested"),
+           "loss", "qv-both-norm", "plain-norm", OURS, NOT_TESTED),
     _claim("Under QK-norm temperatures lower the loss, fine-tuned", f"{FINE}qv-both-norm",
-           f"{FINE}plain-norm", OURS, "not tested"),
+           f"{FINE}plain-norm", OURS, NOT_TESTED),
     *SHARPNESS_CLAIMS,
     Claim(
         claim="Shared temperatures add less than 0.5 % of parameters",

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from statistics import fmean
 
-from headway.studies.claims import Claim, Results
+from headway.studies.claims import NOT_TESTED, Claim, Results
 from headway.studies.criteria import Criterion, Estimate, at_least, at_most, difference
 from headway.studies.estimates import mean_of
 from headway.studies.lm_claims import OURS, SEEDS, compare
@@ -85,7 +85,7 @@ def _smaller(sentence: str, name: str, arm: str, base: str, differs: str, asked:
     alone = name == NORM
     return Claim(
         claim=sentence, source=f"{PAPER}, Figure 2" if alone else OURS,
-        published=3.0 if alone else None, told="about 3" if alone else "not tested", shown=".2f",
+        published=3.0 if alone else None, told="about 3" if alone else NOT_TESTED, shown=".2f",
         criterion=at_least(2), arms=(base, arm), estimate=partial(_norm_ratio, name, arm, base),
         sizes=("paper",), seeds=SEEDS, differs=differs, asked=asked,
         caveat=partial(rate_caveat, name, ".2f", arm, base),
@@ -114,7 +114,7 @@ def _sharpness(start: str, way: str, differs: str, asked: str) -> tuple[Claim, .
 def _correlation(sentence: str, arm: str, target: str, other: str, criterion: Criterion) -> Claim:
     """A claim on the correlation of an arm's temperatures with something else."""
     return Claim(
-        claim=f"{sentence} ({arm})", source=OURS, published=None, told="not tested", shown="+.2f",
+        claim=f"{sentence} ({arm})", source=OURS, published=None, told=NOT_TESTED, shown="+.2f",
         criterion=criterion, arms=(arm,), estimate=partial(_mean_correlation, arm, target, other),
         sizes=("paper",), seeds=SEEDS, asked=ASKED,
         differs="Mean over layers of Pearson's correlation over tokens.",

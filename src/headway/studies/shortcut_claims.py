@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from statistics import fmean
 
-from headway.studies.claims import Claim, Results, Size
+from headway.studies.claims import NOT_TESTED, Claim, Results, Size
 from headway.studies.criteria import Criterion, Estimate, at_least
 from headway.studies.estimates import Bounds, mean_of
 from headway.studies.lm_claims import LOWER, OURS, SEEDS, compare
@@ -27,7 +27,6 @@ from headway.studies.shortcut_arms import (
 
 PAPER = "arXiv 2409.10870"
 MAPS = f"{PAPER}, attention maps, second-hand"
-NOT_TESTED = "not tested"
 EVEN = 0.99
 """Share of all layers that are read over which attention spreads before it has learned anything."""
 MEASURE = (

@@ -18,7 +18,7 @@ from headway.mechanisms import ResidualStream
 from headway.report.cells import Table
 from headway.report.figures import CurveText
 from headway.report.marks import Mark
-from headway.studies.claims import Claim, Measures, Results, Run, Size, Study
+from headway.studies.claims import NOT_TESTED, Claim, Measures, Results, Run, Size, Study
 from headway.studies.criteria import Estimate, beyond_zero, difference, no_difference
 from headway.studies.estimates import mean_of, paired
 from headway.studies.lm_claims import LOSS, LOWER, MATTERS, OURS, SEEDS, Part, adds, compare
@@ -235,7 +235,7 @@ CLAIMS = (
         "without the stream in the model with it (nats, less that in their own)",
         source=OURS,
         published=None,
-        told="not tested",
+        told=NOT_TESTED,
         shown="+.4f",
         criterion=beyond_zero(-MATTERS),
         arms=("plain",),
@@ -248,7 +248,7 @@ CLAIMS = (
             "previous", "plain", told="lower; no figure is given"),
     compare("The stream is not only larger values: scaled to the variance of plain ones it does as "
             "well (nats, less the stream's)", OURS, None, no_difference(0.01), "previous-scaled",
-            "previous", told="not tested"),
+            "previous", told=NOT_TESTED),
     compare("Values of the first layer, halves of both, lower the loss (nats, less plain's)",
             RESFORMER, RESFORMER_GAIN, difference(RESFORMER_GAIN), "first-half", "plain",
             told="-0.027 (2.739 to 2.712)", differs="There 82M parameters and 20B tokens."),
