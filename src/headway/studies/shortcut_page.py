@@ -97,7 +97,7 @@ def depth_figure(arm: str, results: Results) -> Figure | None:
     taps = [f"layer {tap}" for tap in runs[0].measures["taps"]]
     names = distance_bins(1 << (len(mean[0]) - 1))
     look = layout("positions back", "", FRAME + ROW * len(taps))
-    look["xaxis"] |= {"type": "category", "showgrid": False, "fixedrange": True}
+    look["xaxis"] |= {"type": "category", "showgrid": False, "fixedrange": True, "tickangle": -45}
     look["yaxis"] |= {"showgrid": False, "fixedrange": True}
     trace = go.Heatmap(
         z=mean,
