@@ -38,8 +38,9 @@ a share of seeds, cut where a measure has bounds. P-values are corrected (Holm) 
 claims of a study that were written before it was run, and apart from these over all others: what is
 asked besides takes nothing from them. `headway study NAME` runs a study again; the commands that
 made the results stand below each table, with the numbers that its rows name, and so does what is
-different in all runs of a size. Tasks are drawn on the device: in a row that names two, runs of a
-seed share their first weights, not their data.
+different in all runs of a size. The linked files are the logs: every run with its day, seconds,
+measures and curve, and the versions that it ran on. Tasks are drawn on the device: in a row that
+names two, runs of a seed share their first weights, not their data.
 
 | verdict | means |
 |---|---|
