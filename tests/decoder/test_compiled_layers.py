@@ -18,6 +18,21 @@ from headway.training.packed import document_positions
 from headway.training.sharding import compile_layers, uncompiled
 
 
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.GraphModule]:
+    """The programs of layers that are compiled in the test; they run as they were traced."""
+    kept = []
+
+    def keep(graph: torch.fx.GraphModule, _: Sequence[torch.Tensor]) -> object:
+        kept.append(graph)
+        return graph.forward
+
+    whole = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda layer: whole(layer, backend=keep))
+    torch.compiler.reset()
+    return kept
+
+
 @pytest.mark.parametrize(
     ("mechanisms", "programs"),
     [
@@ -27,7 +42,7 @@ from headway.training.sharding import compile_layers, uncompiled
     ],
 )
 def test_few_programs_for_many_layers(
-    monkeypatch: pytest.MonkeyPatch, mechanisms: Sequence[Mechanism], programs: int
+    made: list[torch.fx.GraphModule], mechanisms: Sequence[Mechanism], programs: int
 ) -> None:
     """The first layer, those in the middle and, where values are handed on, the last one."""
     config = HeadwayConfig(
@@ -42,15 +57,6 @@ def test_few_programs_for_many_layers(
     torch.manual_seed(0)
     model, twin = HeadwayForCausalLM(config), HeadwayForCausalLM(config)
     twin.load_state_dict(model.state_dict())
-    made = []
-
-    def counted(graph: torch.fx.GraphModule, _: Sequence[torch.Tensor]) -> object:
-        made.append(graph)
-        return graph.forward
-
-    whole = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda layer: whole(layer, backend=counted))
-    torch.compiler.reset()
     compile_layers(model)
     ids = torch.randint(32, (2, 8))
     for _ in range(2):
@@ -59,7 +65,7 @@ def test_few_programs_for_many_layers(
     assert len(made) == programs
 
 
-def test_passes_that_are_seldom_make_no_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passes_that_are_seldom_make_no_programs(made: list[torch.fx.GraphModule]) -> None:
     config = HeadwayConfig(
         vocab_size=32,
         hidden_size=16,
@@ -69,15 +75,6 @@ def test_passes_that_are_seldom_make_no_programs(monkeypatch: pytest.MonkeyPatch
         max_position_embeddings=16,
     )
     model = HeadwayForCausalLM(config)
-    made = []
-
-    def counted(graph: torch.fx.GraphModule, _: Sequence[torch.Tensor]) -> object:
-        made.append(graph)
-        return graph.forward
-
-    whole = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda layer: whole(layer, backend=counted))
-    torch.compiler.reset()
     compile_layers(model)
     ids = torch.randint(32, (2, 8))
     with uncompiled(model), torch.no_grad():
