@@ -17,7 +17,10 @@ def writing_to(folder: Path) -> Iterator[Path]:
         HeadwayError: it, or what is written into it inside, is not permitted.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:  # where no folder can be made, as below /proc
+            raise NotADirectoryError(error.errno, error.strerror) from error
         yield folder
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise HeadwayError(

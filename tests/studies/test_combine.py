@@ -239,7 +239,7 @@ def test_tables_say_what_was_found() -> None:
     rows = {row[0]: row for row in arm_table(results).rows}
     assert list(rows) == [PLAIN, CHOSEN, *(f"less {part}" for part in RECOMMENDED_PARTS)]
     assert rows[PLAIN][4:9] == ("n/a", "n/a", "n/a", "n/a", "n/a")
-    assert rows[CHOSEN][7].startswith("1.021 [")
+    assert rows[CHOSEN][7].startswith("1.0210 [")
     assert conclusion(results).endswith("at most 0.75 and 1.05, is met.")
     assert conclusion(played(step=1.2)[0]).endswith("is missed.")
     far = played(gains=GAINS | {RECOMMENDED_PARTS[0]: -0.01})[0]

@@ -115,8 +115,8 @@ def test_accuracies_at_the_end_are_of_runs_that_were_trained_to_the_end(
     found = findings(HOPS.claims, results := made(told))
     assert [f.verdict for f in found] == wanted
     caveat = found[2].claim.caveat(results, found[2].ours)
-    ended = caveat.endswith("is not known: kv-shift 12, plain 12.")
-    assert ended if trained < 20_000 else not caveat
+    told = "No figure: 12 runs of kv-shift and 12 runs of plain ended when they got to 99%"
+    assert caveat.startswith(told) if trained < 20_000 else not caveat
     never = made({"plain": {"last": FAR["plain"]}, "kv-shift": {"steps": 4_000}})
     assert verdicts(HOPS, never)[3] is Verdict.REPRODUCED
 

@@ -12,12 +12,12 @@ from made_studies import ARMS, claim, results, study, written
 
 from headway.report.tables import escaped
 from headway.studies.catalogue import CLAIM_STUDIES, STUDIES
-from headway.studies.claims import Claim, Study, findings
+from headway.studies.claims import Claim, Run, Study, findings
 from headway.studies.criteria import SURE, Estimate, Verdict, within
 from headway.studies.ledger import SMALL, ledger, main
 from headway.studies.run_files import add_run, read_runs
 from headway.studies.running import still_missing
-from headway.studies.tuning import TUNING
+from headway.studies.tuning import FIRST_TUNING_SEED, TUNING
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "docs" / "results"
@@ -84,6 +84,21 @@ def test_a_claim_that_was_asked_when_its_runs_were_there_says_so(
     row = cells(ledger(written(tmp_path / "results", made, results(LOSSES)), [made]), "asked later")
     later = f" Asked on {asked}, when runs that it is judged by were there." if told else ""
     assert row[8] == f"Size paper, below. There more.{later}"
+
+
+def test_a_row_of_too_few_seeds_says_how_many_a_verdict_needs(tmp_path: Path) -> None:
+    made = study(claim("many", seeds=9), claim("enough", seeds=3))
+    page = ledger(written(tmp_path / "results", made, results(LOSSES)), [made])
+    assert cells(page, "many")[8] == "Size paper, below. A verdict needs 9 seeds."
+    assert cells(page, "enough")[8] == "Size paper, below."
+
+
+def test_a_row_names_arms_whose_learning_rate_is_still_to_be_found(tmp_path: Path) -> None:
+    waiting = [Run("arm", FIRST_TUNING_SEED, {"stage": TUNING, "rate": 0.1})]
+    made = study(claim("both"), claim("one", arms=("base",)), runs=lambda *_: waiting)
+    page = ledger(written(tmp_path / "results", made, results(LOSSES)), [made])
+    assert cells(page, "both")[8] == "Size paper, below. Learning rates are still to be tried: arm."
+    assert cells(page, "one")[8] == "Size paper, below."
 
 
 def test_all_claims_stand_in_the_overview_and_those_not_run_below(page: str) -> None:

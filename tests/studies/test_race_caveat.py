@@ -10,7 +10,7 @@ from made_studies import result
 from headway.studies import estimates
 from headway.studies.claims import Results, Run
 from headway.studies.induction_study import RACES
-from headway.studies.race_caveat import race_caveat
+from headway.studies.race_caveat import not_all_there, race_caveat
 from headway.studies.speed import faster, steps_ratio
 from headway.studies.tuning import FIRST_TUNING_SEED, TEST, TUNING, steps_of
 
@@ -59,6 +59,17 @@ def test_seeds_that_got_there_while_the_rate_rose_are_counted() -> None:
     assert "rises" not in caveat(all_at(200, 210), all_at(500, 510))
 
 
+def test_seeds_that_did_not_get_there_are_counted() -> None:
+    told = caveat([(200, 210)] * 11 + [None], [None] * 12)
+    assert "Got there: kv-shift in 11 of 12 seeds, plain-2 in 0 of 12 seeds." in told
+    results = made({"kv-shift": [(200, 210)] * 11 + [None], "plain-2": all_at(10, 20)})
+    assert not_all_there(["plain-2"], results) == ""
+    assert not_all_there(["plain-2", "kv-shift"], results, 0.01).endswith(
+        "there: kv-shift in 11 of 12 seeds."
+    )
+    assert not_all_there(["kv-shift"], results, 0.5) == ""
+
+
 def test_looks_that_are_far_apart_widen_the_interval() -> None:
     told = caveat(all_at(200, 300), all_at(400, 600))
     assert told == "Steps are known from one look to the next: the interval with that is " + (
@@ -80,8 +91,9 @@ def test_before_the_first_look_any_step_can_be_the_one() -> None:
 def test_runs_that_never_got_there_have_no_look_that_saw_it() -> None:
     never: list[Looks | None] = [None] * SEEDS
     assert caveat(all_at(1_800, 2_000), never).endswith(f"[{1_801 / LIMIT:.2f}, 0.50].")
-    assert caveat(never, all_at(190, 200)) == ""
-    assert caveat(never, never) == ""
+    none = "Got there: kv-shift in 0 of 12 seeds"
+    assert caveat(never, all_at(190, 200)) == f"{none}."
+    assert caveat(never, never) == f"{none}, plain-2 in 0 of 12 seeds."
 
 
 def test_without_a_figure_the_rising_rate_is_told_alone() -> None:

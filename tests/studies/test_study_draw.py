@@ -109,6 +109,9 @@ def test_without_a_page_nothing_is_written(
     assert drawn(folder, "--no-page", "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert [r["measures"] for r in told["found"]] == [{"loss": 2.0}, {"loss": 1.0}]
+    [judged] = told["claims"]
+    assert judged["claim"] == "the arm is better"
+    assert judged["verdict"] == "not testable at this scale"
     assert contents(folder) == before
 
 

@@ -97,9 +97,25 @@ def _entry(study: claims.Study) -> Entry[claims.Results]:
         held=partial(held_results, study),
         table=partial(claim_table, study),
         page=lambda folder, results: write_claim_page(folder, study, results),
-        plain=asdict,
+        plain=partial(_plain, study),
         state=state,
     )
+
+
+def _plain(study: claims.Study, results: claims.Results) -> dict[str, Any]:
+    judged = [f for f in claims.findings(study.claims, results) if f.verdict is not None]
+    return {
+        "claims": [
+            {
+                "claim": found.claim.claim,
+                "published": found.claim.published_text,
+                "ours": None if found.ours is None else asdict(found.ours),
+                "verdict": found.verdict,
+            }
+            for found in judged
+        ],
+        **asdict(results),
+    }
 
 
 def _counts(tested: Sequence[claims.Claim]) -> dict[str, list[str]]:

@@ -102,7 +102,7 @@ TARGETS = (
             "stands for any smaller one, infinity for more than all.",
             partial(tokens_needed, CHOSEN), PLAIN),
     _target(f"A training step of {CHOSEN} takes little longer (median over plain's, in turn)",
-            f"target: {STEP:g}", at_most(STEP), ".3f", 1, "Seeds are processes; the "
+            f"target: {STEP:g}", at_most(STEP), ".4f", 1, "Seeds are processes; the "
             "interval is over the rounds of all.", partial(step_ratio, CHOSEN)),
 )  # fmt: skip
 

@@ -139,7 +139,7 @@ def _row(told: str, arm: str, results: Results) -> tuple[str, ...]:
         words.loss(fmean(losses.values())),
         *(words.MISSING if arm == PLAIN else _gap(arm, results, share) for share in (None, TOKENS)),
         needed,
-        words.MISSING if cost is None else f"{cost.value:.3f} [{cost.low:.3f}, {cost.high:.3f}]",
+        words.MISSING if cost is None else f"{cost.value:.4f} [{cost.low:.4f}, {cost.high:.4f}]",
         words.ratio(None if share is None or cost is None else share * cost.value),
         words.count(next(iter(counts.values()))),
         words.signed(_mean(arm, "in_context_gain", results)),
@@ -195,7 +195,7 @@ def conclusion(results: Results) -> str:
     met = share is not None and share <= TOKENS and cost.value <= STEP
     return (
         f"{said} It gets to plain's final loss with {told} of plain's tokens at "
-        f"{cost.value:.3f} of its step time; the target, at most {TOKENS:g} and {STEP:g}, is "
+        f"{cost.value:.4f} of its step time; the target, at most {TOKENS:g} and {STEP:g}, is "
         f"{'met' if met else 'missed'}."
     )
 

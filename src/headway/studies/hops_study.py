@@ -104,12 +104,12 @@ def _gain(arm: str, base: str, results: Results) -> Estimate | None:
 
 def _told_ended(arms: Sequence[str], results: Results, ours: Estimate | None) -> str:
     """Which runs were not trained on, in a sentence."""
-    told = [f"{arm} {ended}" for arm in arms if (ended := _ended(arm, results))]
+    told = [f"{ended} runs of {arm}" for arm in arms if (ended := _ended(arm, results))]
     if not told:
         return ""
     return (
-        f"Runs that ended at {RACES[results.size].course.target:.0%} of all answers, so that what "
-        f"they would be at the end is not known: {', '.join(told)}."
+        f"No figure: {' and '.join(told)} ended when they got to "
+        f"{RACES[results.size].course.target:.0%} of all answers, before the others did."
     )
 
 

@@ -16,6 +16,7 @@ from headway.studies.claims import NOT_TESTED, Claim, Results, Study
 from headway.studies.criteria import Criterion, Estimate, within
 from headway.studies.estimates import exact
 from headway.studies.icl_training import ARMS, EXTENTS, perform
+from headway.studies.race_caveat import not_all_there
 from headway.studies.race_table import race_table
 from headway.studies.speed import as_seen, faster, seen_ratio, steps_ratio
 from headway.studies.tuning import (
@@ -34,11 +35,15 @@ Ratio = Callable[[Mapping[int, float], Mapping[int, float], float], Estimate | N
 """From steps of two arms by seed, and the most steps of a run."""
 
 
+def _rate(published: bool, results: Results) -> float | None:
+    """None for the one that won."""
+    return EXTENTS[results.size].tuning.published if published else None
+
+
 def _ratio(
     ratio: Ratio, arm: str, base: str, published_rate: bool, results: Results
 ) -> Estimate | None:
-    extent = EXTENTS[results.size]
-    rate = extent.tuning.published if published_rate else None
+    extent, rate = EXTENTS[results.size], _rate(published_rate, results)
     limit = (extent.published if published_rate else extent.course).limit
     return ratio(steps_of(results, arm, rate), steps_of(results, base, rate), limit)
 
@@ -64,6 +69,9 @@ def _speed(
         seeds=10,
         differs=differs if published_rate else f"{TUNED} {differs}".strip(),
         asked=asked,
+        caveat=lambda results, _: not_all_there(
+            (arm, base), results, _rate(published_rate, results)
+        ),
     )
 
 

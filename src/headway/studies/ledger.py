@@ -18,9 +18,9 @@ from headway.report.cells import Table
 from headway.report.tables import escaped, markdown_table
 from headway.report.words import probability
 from headway.studies.claim_page import told
-from headway.studies.claims import Finding, Result, Results, Study, findings
+from headway.studies.claims import Claim, Finding, Result, Results, Study, findings
 from headway.studies.mechanism_pages import filled
-from headway.studies.rates_told import rate_tables
+from headway.studies.rates_told import rate_tables, still_racing
 from headway.studies.run_files import read_runs
 
 NAME = "LEDGER.md"
@@ -144,7 +144,8 @@ def _section(parts: Sequence[Part]) -> str:
 def _row(part: Part, found: Finding, commands: Sequence[str]) -> tuple[str, ...]:
     claim, ours = found.claim, found.ours
     caveat = claim.caveat(part.results, ours)
-    differs = f"Size {part.results.size}, below.", claim.differs, _asked(found), caveat
+    size = f"Size {part.results.size}, below."
+    differs = size, claim.differs, _asked(found), _too_few(found), _tuned(part, claim), caveat
     return (
         claim.claim,
         claim.source,
@@ -168,6 +169,20 @@ def _asked(found: Finding) -> str:
     if not any(result.ended[:10] <= asked for result in found.results):
         return ""
     return f"Asked on {asked}, when runs that it is judged by were there."
+
+
+def _too_few(found: Finding) -> str:
+    """How many seeds a verdict needs, where there are fewer."""
+    if found.ours is None or found.ours.seeds >= found.claim.seeds:
+        return ""
+    return f"A verdict needs {found.claim.seeds} seeds."
+
+
+def _tuned(part: Part, claim: Claim) -> str:
+    """Which of a claim's arms have learning rates that are still to be tried."""
+    racing = still_racing(part.study, part.results)
+    arms = ", ".join(arm for arm in claim.arms if arm in racing)
+    return f"Learning rates are still to be tried: {arms}." if arms else ""
 
 
 def _rates(part: Part) -> list[str]:

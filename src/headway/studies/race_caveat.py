@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -25,8 +25,8 @@ def race_caveat(
     ours: Estimate | None,
 ) -> str:
     """Sentences on a ratio of steps, each where it holds: which arm got there while the learning
-    rate was rising still; and how far the interval reaches, and what the verdict would be, if a
-    run can have got there anywhere between two looks.
+    rate was rising still; which did not in all seeds; and how far the interval reaches, and what
+    the verdict would be, if a run can have got there anywhere between two looks.
 
     Args:
         races: of the study, by size.
@@ -36,10 +36,22 @@ def race_caveat(
         ours: the ratio.
     """
     race = races[results.size]
-    sentences = [_rising(race.warm_up, arm, base, results)]
+    sentences = [_rising(race.warm_up, arm, base, results), not_all_there((arm, base), results)]
     if ours is not None:
         sentences.append(_between_looks(race.course.limit, criterion, arm, base, results, ours))
     return " ".join(filter(None, sentences))
+
+
+def not_all_there(arms: Sequence[str], results: Results, rate: float | None = None) -> str:
+    """A sentence on the arms some of whose runs did not get to the score, at a rate or at the one
+    that won; nothing where all did."""
+    told = []
+    for name in arms:
+        steps = steps_of(results, name, rate).values()
+        there = sum(map(math.isfinite, steps))
+        if there < len(steps):
+            told.append(f"{name} in {there} of {len(steps)} seeds")
+    return f"Got there: {', '.join(told)}." if told else ""
 
 
 def _rising(warm_up: int, arm: str, base: str, results: Results) -> str:

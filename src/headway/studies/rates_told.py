@@ -24,14 +24,19 @@ COLUMNS = ("arm", "rates tried", "tuning seeds of each", "chosen", "seeds compar
 def rate_tables(study: Study, results: Results) -> list[Table]:
     """A table with one row for all arms of which the same is told; none where none was tuned."""
     arms_of: dict[tuple[str, ...], list[str]] = {}
-    missing = still_missing(study, results)
-    racing = {run.arm: run.options["rate"] for run in missing if run.options.get("stage") == TUNING}
+    racing = still_racing(study, results)
     for arm in study.arms:
         if tried := _seeds_by_rate(results.of([arm], stage=TUNING)):
             line = _line(study, results, arm, tried, racing.get(arm))
             arms_of.setdefault(line, []).append(arm)
     rows = tuple((", ".join(arms), *line) for line, arms in arms_of.items())
     return [Table(TITLE, COLUMNS, rows)] if rows else []
+
+
+def still_racing(study: Study, results: Results) -> dict[str, float]:
+    """A learning rate that is still to be tried, by arm that has some."""
+    missing = still_missing(study, results)
+    return {run.arm: run.options["rate"] for run in missing if run.options.get("stage") == TUNING}
 
 
 def _seeds_by_rate(found: list[Result]) -> dict[float, int]:
