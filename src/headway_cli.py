@@ -373,7 +373,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _perform(_parse(words), shlex.join(["headway", *words]))
     except KeyboardInterrupt as stop:
-        print("\nheadway: stopped; the same command continues where it was.", file=sys.stderr)
+        print(
+            "\nheadway: stopped; the same command continues from what had ended.", file=sys.stderr
+        )
         return 143 if isinstance(stop, _Terminated) else 130
     except BrokenPipeError:
         # Who read the output, such as `head`, has enough; nothing may be flushed at the exit.

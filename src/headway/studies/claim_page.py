@@ -65,7 +65,7 @@ def render(study: Study, results: Results) -> str:
     made = list(results)
     claims, criteria = _judged(study, results)
     head = {
-        "kind": "study",
+        "kind": "study of a claim",
         "facts": "What was run",
         "name": study.name,
         "headline": study.claim,
