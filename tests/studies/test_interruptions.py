@@ -80,9 +80,7 @@ def test_killed_and_stopped_and_continued_it_ends_like_an_uninterrupted_one(tmp_
     code, shown, told = interrupt(command, out / "metrics.jsonl", signal.SIGINT, after=first + 1)
     assert code == 130
     assert shown == ""
-    assert told.endswith(
-        "stopped; what had ended is kept, and the same command goes on from there.\n"
-    )
+    assert told.endswith("headway: stopped; the same command continues from what had ended.\n")
     assert "Traceback" not in told
     second = ends(out)
     assert first < second < runs
