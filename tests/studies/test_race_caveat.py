@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from made_studies import result
@@ -76,6 +77,25 @@ def test_looks_that_are_far_apart_widen_the_interval() -> None:
         f"[{201 / 600:.2f}, {300 / 401:.2f}]."
     )
     assert caveat(all_at(1_999, 2_000), all_at(999, 1_000)) == ""
+
+
+def test_what_comes_after_a_run_got_there_says_nothing_of_when() -> None:
+    stopped = made({"kv-shift": all_at(200, 300), "plain-2": all_at(400, 600)})
+    went_on = replace(
+        stopped,
+        found=tuple(
+            replace(r, measures={**r.measures, "curve": [*r.measures["curve"], [3_000, 1.0]]})
+            if "curve" in r.measures
+            else r
+            for r in stopped
+        ),
+    )
+    told = [
+        race_caveat(RACES, faster(1.0), "kv-shift", "plain-2", results,
+                    steps_ratio(steps_of(results, "kv-shift"), steps_of(results, "plain-2"), LIMIT))
+        for results in (stopped, went_on)
+    ]  # fmt: skip
+    assert told[0] == told[1] != ""
 
 
 def test_a_verdict_that_looks_leave_open_is_told() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from headway.studies.claims import Results, Size
+from headway.studies.courses import or_never
 from headway.studies.criteria import Criterion, Estimate
 from headway.studies.speed import steps_ratio
 from headway.studies.tuning import compared_runs, steps_of
@@ -45,24 +46,28 @@ def race_caveat(
 def not_all_there(arms: Sequence[str], results: Results, rate: float | None = None) -> str:
     """A sentence on the arms some of whose runs did not get to the score, at a rate or at the one
     that won; nothing where all did."""
-    told = []
-    for name in arms:
-        steps = steps_of(results, name, rate).values()
-        there = sum(map(math.isfinite, steps))
-        if there < len(steps):
-            told.append(f"{name} in {there} of {len(steps)} seeds")
+    there = _seeds(arms, results, math.isfinite, rate)
+    told = [f"{name} in {n} of {of} seeds" for name, (n, of) in there.items() if n < of]
     return f"Got there: {', '.join(told)}." if told else ""
 
 
 def _rising(warm_up: int, arm: str, base: str, results: Results) -> str:
-    told = []
-    for name in (arm, base):
-        steps = list(steps_of(results, name).values())
-        if early := sum(n <= warm_up for n in steps):
-            told.append(f"{name} in {early} of {len(steps)} seeds")
+    early = _seeds((arm, base), results, lambda steps: steps <= warm_up)
+    told = [f"{name} in {n} of {of} seeds" for name, (n, of) in early.items() if n]
     if not told:
         return ""
     return f"Within the {warm_up:,} steps in which the learning rate rises: {', '.join(told)}."
+
+
+def _seeds(
+    arms: Sequence[str],
+    results: Results,
+    holds: Callable[[float], bool],
+    rate: float | None = None,
+) -> dict[str, tuple[int, int]]:
+    """By arm, in how many seeds something holds of the steps, and of how many."""
+    steps = {name: steps_of(results, name, rate).values() for name in arms}
+    return {name: (sum(map(holds, each)), len(each)) for name, each in steps.items()}
 
 
 def _between_looks(
@@ -88,7 +93,7 @@ def _first_steps(results: Results, arm: str) -> dict[int, float]:
     the one that saw it; infinite where it was not."""
     found = {}
     for result in compared_runs(results, arm):
-        looks = [0, *(step for step, _ in result.measures["curve"])]
-        never = result.measures["steps"] is None
-        found[result.run.seed] = math.inf if never else looks[-2] + 1.0
+        there = or_never(result.measures["steps"])
+        looks = [0, *(step for step, _ in result.measures["curve"] if step < there)]
+        found[result.run.seed] = looks[-1] + 1.0 if math.isfinite(there) else there
     return found
