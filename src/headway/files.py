@@ -8,6 +8,8 @@ from pathlib import Path
 
 from headway.errors import HeadwayError
 
+_DENIED = (PermissionError, NotADirectoryError, FileExistsError)
+
 
 @contextmanager
 def writing_to(folder: Path) -> Iterator[Path]:
@@ -17,16 +19,20 @@ def writing_to(folder: Path) -> Iterator[Path]:
         HeadwayError: it, or what is written into it inside, is not permitted.
     """
     try:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except FileNotFoundError as error:  # where no folder can be made, as below /proc
-            raise NotADirectoryError(error.errno, error.strerror) from error
+        folder.mkdir(parents=True, exist_ok=True)
+    except (*_DENIED, FileNotFoundError) as error:  # the last below /proc, say
+        raise _unwritable(folder, error) from error
+    try:
         yield folder
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise HeadwayError(
-            f"out: {str(folder)!r} cannot be written ({error.strerror}); accepted is a folder "
-            "with write permission"
-        ) from error
+    except _DENIED as error:
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> HeadwayError:
+    return HeadwayError(
+        f"out: {str(folder)!r} cannot be written ({error.strerror}); accepted is a folder "
+        "with write permission"
+    )
 
 
 def write_atomically(path: Path, content: str | bytes) -> Path:

@@ -17,10 +17,14 @@ from headway.studies.rates_told import rate_tables
 
 def claim_table(study: Study, results: Results) -> Table:
     """One row a claim that was run."""
+    return _table([f for f in findings(study.claims, results) if f.verdict is not None])
+
+
+def _table(judged: Sequence[Finding]) -> Table:
     return Table(
         title="Claims",
         columns=("claim", "published", "ours [95 % interval]", "seeds", "Holm p", "verdict"),
-        rows=tuple(_row(f) for f in findings(study.claims, results) if f.verdict is not None),
+        rows=tuple(map(_row, judged)),
     )
 
 
@@ -47,35 +51,34 @@ def write_claim_page(folder: Path, study: Study, results: Results) -> Path:
     return write_atomically(folder / REPORT_NAME, render(study, results))
 
 
-def _judged(study: Study, results: Results) -> tuple[Table, list[str]]:
-    """The table of the claims with the number of each one's criterion, and the criteria."""
-    table = claim_table(study, results)
-    judged = [
-        f.claim.criterion.words for f in findings(study.claims, results) if f.verdict is not None
-    ]
-    criteria = list(dict.fromkeys(judged))
-    rows = zip(table.rows, judged, strict=True)
-    numbered = tuple((*row, str(criteria.index(words) + 1)) for row, words in rows)
-    return replace(table, columns=(*table.columns, "criterion"), rows=numbered), criteria
+def _numbered(judged: Sequence[Finding], criteria: Sequence[str]) -> Table:
+    """The table with the number of each claim's criterion."""
+    table = _table(judged)
+    rows = tuple(
+        (*row, str(criteria.index(found.claim.criterion.words) + 1))
+        for row, found in zip(table.rows, judged, strict=True)
+    )
+    return replace(table, columns=(*table.columns, "criterion"), rows=rows)
 
 
 def render(study: Study, results: Results) -> str:
     """The page as HTML."""
     arms = [arm for arm in study.arms if results.of([arm])]
     made = list(results)
-    claims, criteria = _judged(study, results)
+    judged = [f for f in findings(study.claims, results) if f.verdict is not None]
+    criteria = list(dict.fromkeys(f.claim.criterion.words for f in judged))
     head = {
         "kind": "study of a claim",
         "facts": "What was run",
         "name": study.name,
         "headline": study.claim,
-        "remarks": [f"{told(findings(study.claims, results))}." if made else "Nothing was run."],
+        "remarks": [f"{told(judged)}." if made else "Nothing was run."],
         "device": ", ".join(dict.fromkeys(r.device for r in made)),
         "started": min((r.ended for r in made), default="never"),
         "command": "\n".join(dict.fromkeys(r.command for r in made)),
     }
     sections = [
-        Section("claims", "Claims", study.measure, tables=(claims,)),
+        Section("claims", "Claims", study.measure, tables=(_numbered(judged, criteria),)),
         Section("measured", "What was measured", study.differs[results.size],
                 study.figures(results), (*study.tables(results), *rate_tables(study, results)),
                 nothing="No figure can be drawn yet."),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
@@ -67,6 +68,11 @@ class Part:
     place: str
     results: Results
     told: tuple[Finding, ...]
+
+    @cached_property
+    def racing(self) -> dict[str, float]:
+        """A learning rate that is still to be tried, by arm that has some."""
+        return still_racing(self.study, self.results)
 
 
 def ledger(folder: Path, studies: Iterable[Study]) -> str:
@@ -180,8 +186,7 @@ def _too_few(found: Finding) -> str:
 
 def _tuned(part: Part, claim: Claim) -> str:
     """Which of a claim's arms have learning rates that are still to be tried."""
-    racing = still_racing(part.study, part.results)
-    arms = ", ".join(arm for arm in claim.arms if arm in racing)
+    arms = ", ".join(arm for arm in claim.arms if arm in part.racing)
     return f"Learning rates are still to be tried: {arms}." if arms else ""
 
 
