@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from headway import HeadwayConfig, HeadwayForCausalLM, KVShift, ResidualStream, SelectiveAttention
 from headway.decoder import HeadwayCache, attention
@@ -128,6 +129,19 @@ def given(pieces, **options):
 @pytest.mark.parametrize(("pieces", "leaves"), [(1, True), (3, False)])
 def test_the_operator_is_well_registered(pieces, leaves):
     torch.library.opcheck(torch.ops.headway.prologue.default, given(pieces, leaves=leaves))
+
+
+def test_its_gradient_is_traced_with_symbols_for_sizes():
+    """As torch.compile(dynamic=True) does, of heads and channels too."""
+    *tensors, code = given(3)
+
+    def gradients(raw, *rest):
+        found = torch.ops.headway.prologue(raw, *rest, code)
+        return torch.autograd.grad([x.float().sum() for x in found[:3]], raw)
+
+    traced = make_fx(gradients, tracing_mode="symbolic")(*tensors)
+    for ours, theirs in zip(traced(*tensors), gradients(*tensors), strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_it_compiles_whole(monkeypatch):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from headway.errors import HeadwayError
+from headway.ops.padding import without_padding
 from headway.ops.visibility import Visibility
 
 BACKENDS = ("sdpa", "flex_attention", "eager")
@@ -63,6 +64,8 @@ def attend(
     if backend == "sdpa":
         return _sdpa(q, k, v, visible, scale), None
     if backend == "flex_attention":
+        if need_lse:
+            without_padding()
         return _flex(q, k, v, visible, scale)
     if backend == "eager":
         return eager_attention(q, k, v, visible, scale)

@@ -96,10 +96,11 @@ class Shares:
         heads, groups, width = raw[0].shape[1], raw[1].shape[1], raw[0].shape[3]
         norm = learned.query_norm is not None
         sizes = {
-            "query_weight": (learned.query_weight is not None) * heads * width,
-            "query_norm": norm * heads * width,
-            "value_weight": (learned.value_weight is not None) * groups * width,
-            "key_norm": norm * groups * width,
+            # No products with a bool: torch.compile(dynamic=True) makes symbols of these sizes.
+            "query_weight": heads * width if learned.query_weight is not None else 0,
+            "query_norm": heads * width if norm else 0,
+            "value_weight": groups * width if learned.value_weight is not None else 0,
+            "key_norm": groups * width if norm else 0,
             "key_taps": 2 * groups,
             "value_taps": 2 * groups,
             "mix": 2 * groups,
