@@ -52,7 +52,7 @@ from headway_settings import (
     __version__,
 )
 from headway_train_settings import TrainSettings, WrongConfig, settings_before_flags, to_toml
-from headway_words import wrong_word
+from headway_words import HELP, wrong_words
 
 EXTRAS = frozenset(
     {"tyro", "rich", "plotly", "jinja2", "scipy", "tokenizers", "datasets", "zstandard", "peft"}
@@ -72,17 +72,17 @@ def _parse(words: Sequence[str]) -> Any:
     """The settings that the words ask for; help and a refusal leave through SystemExit."""
     import tyro
 
-    # tyro knows NO_COLOR no more than a standard error that goes to a file.
-    tyro._experimental_options["ansi_codes"] = (
-        not os.environ.get("NO_COLOR") and sys.stderr.isatty()
-    )
+    # tyro does not know NO_COLOR.
+    tyro._experimental_options["ansi_codes"] = not os.environ.get("NO_COLOR")
 
     inner = list(words[:1]) == ["corpus"]
     verbs, prog = (CORPUS_VERBS, "headway corpus") if inner else (VERBS, "headway")
     typed = list(words[1:] if inner else words)
-    for verb in verbs:
-        if typed[:1] == [verb.name] and (refusal := wrong_word(typed[1:], verb.settings)):
-            sys.exit(_refuse(refusal))
+    known = {verb.name: verb.settings for verb in verbs}
+    if not HELP.isdisjoint(typed):
+        typed = [*(word for word in typed[:1] if word in known), "--help"]
+    elif refusal := wrong_words(typed, known, prog, paired=("train",)):
+        sys.exit(_refuse(refusal))
     trains = list(words[:1]) == ["train"]
     before = _before_flags(words[1:] if trains else ())
     # What a preset or a file switches on, a flag must be able to switch off, and back.

@@ -1,4 +1,15 @@
-"""What `headway --help` and `headway VERB --help` begin with."""
+"""What `headway --help` and `headway VERB --help` begin with, and what they say of switches."""
+
+
+def off(does: str) -> object:
+    """What the help says of a switch that is on, whose one flag, --no-NAME, turns it off.
+
+    Annotations are evaluated by the command line alone: dataclasses that hold this need no tyro.
+    """
+    from tyro import conf
+
+    return conf.arg(help=does, help_behavior_hint="(default: False)")
+
 
 ABOUT = """\
 Headway puts better attention into language models and shows what it changed.

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from headway_help import off
 
 __version__ = "0.1.0"
 
@@ -191,7 +193,7 @@ class StudySettings:
     """torch.compile the training step."""
     save: bool = False
     """Keep each trained model, in bfloat16 and files below 15 MB, in ARM-model."""
-    page: bool = True
+    page: Annotated[bool, off("Draw no report.html.")] = True
     """Draw report.html."""
     json: bool = False
     """Print the results as JSON on standard output instead of a table."""
@@ -249,7 +251,7 @@ class SinksSettings:
     bos: Literal["auto", "yes", "no"] = "auto"
     """Special tokens around a sample: 'auto' as the tokenizer puts them, 'yes' one in front in any
     case, 'no' none."""
-    battery: bool = True
+    battery: Annotated[bool, off("Leave out the interventions that tell why.")] = True
     """Make the interventions that tell why these tokens were chosen."""
     seed: int = 0
     """Of the draw of the samples and of the interventions' random controls."""

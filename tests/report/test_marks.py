@@ -2,7 +2,7 @@
 
 from headway.report.figures import CurveText
 from headway.report.marks import interval_figure, mark_figure
-from headway.report.style import arm_styles
+from headway.report.style import COLOURS, arm_styles
 
 TEXT = CurveText("id", "Title", "note", "across", "up")
 ARMS = ["vanilla", "shift", "gate"]
@@ -17,6 +17,13 @@ def test_each_mark_stands_in_its_arms_colour_with_its_words() -> None:
     assert trace["marker"]["color"] == arm_styles(ARMS)["gate"].colour
     assert made.plot["layout"]["xaxis"]["title"]["text"] == "across"
     assert (made.id, made.title, made.note) == ("id", "Title", "note")
+
+
+def test_arms_of_one_colour_have_marks_of_their_own() -> None:
+    arms = [str(number) for number in range(3 * len(COLOURS))]
+    made = mark_figure(TEXT, {arm: [(0.0, 0.0, "here")] for arm in arms}, arms)
+    looks = {(trace["marker"]["color"], trace["marker"]["symbol"]) for trace in made.plot["data"]}
+    assert len(looks) == len(arms)
 
 
 def test_intervals_reach_from_their_lower_to_their_upper_end() -> None:

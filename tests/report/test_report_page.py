@@ -9,14 +9,25 @@ from typing import Any
 import pytest
 
 from headway.errors import HeadwayError
+from headway.report.cells import Table, context_table, cost_table, main_table
 from headway.report.figures import context_figures, loss_figures, power_axis, result_figures
 from headway.report.learned import learned_figures, parse_name, points
-from headway.report.page import described, page_sections, shown, write_report
+from headway.report.page import (
+    Section,
+    described,
+    fill_page,
+    page_sections,
+    render,
+    shown,
+    write_report,
+)
 from headway.report.results import read_results
-from headway.report.style import COLOURS, arm_styles, label, tick_label
+from headway.report.style import COLOURS, DASHES, MARKERS, arm_styles, label, tick_label
 from headway.report.summary import summarise
 
 HOSTILE = "</script><img src=x onerror=alert(1)>%{x}"
+
+HEAD = {"headline": "", "remarks": [], "device": "", "started": "", "command": "", "name": ""}
 
 
 class Parsed(HTMLParser):
@@ -225,7 +236,57 @@ def test_settings_are_told_in_words() -> None:
 def test_arms_look_apart() -> None:
     arms = ["vanilla", *map(str, range(3 * len(COLOURS)))]
     styles = arm_styles(arms)
-    assert len({(style.colour, style.dash) for style in styles.values()}) == len(arms)
+    for seen in ("dash", "marker"):
+        assert len({(style.colour, getattr(style, seen)) for style in styles.values()}) == len(arms)
+
+
+def test_the_legend_shows_dash_mark_and_colour_of_every_arm(
+    make_results: Callable[..., Path],
+) -> None:
+    arms = ("vanilla", *(f"arm {number}" for number in range(3 * len(COLOURS))))
+    results = read_results(make_results(arms=arms, effects={}, seeds=1))
+    (validation, *_) = loss_figures(results)
+    lines = {t["meta"]: t for t in traces(validation) if "hovertemplate" in t}
+    page = Parsed(render(results))
+    swatches = [a for tag, a in page.tags if tag == "svg"]
+    drawn = [a for tag, a in page.tags if tag == "path" and (a["class"] or "").startswith("line")]
+    marks = [a for tag, a in page.tags if tag == "path" and (a["class"] or "").startswith("mark")]
+    shown = list(zip(swatches, drawn, marks, strict=True))
+    assert len(shown) == len(arms)
+    for number, (swatch, line, mark) in enumerate(shown):
+        trace = lines[number]
+        assert swatch["style"] == f"color: {trace['line']['color']}"
+        assert line["stroke-dasharray"] == DASHES[trace["line"]["dash"]]
+        symbol, _, hollow = trace["marker"]["symbol"].partition("-open")
+        assert mark["d"] == MARKERS[symbol + hollow]
+        assert ("hollow" in (mark["class"] or "")) == (number == 0)
+
+
+def test_cells_of_many_columns_name_their_own(page: Parsed, drawn_results: Path) -> None:
+    tables = [main_table, context_table, cost_table]
+    made = [table(summarise(drawn_results)) for table in tables]
+    assert min(len(table.columns) for table in made) > 5
+    told = [attributes["data-label"] for tag, attributes in page.tags if tag == "td"]
+    assert told == [name for table in made for _ in table.rows for name in table.columns[1:]]
+    classes = [a["class"] for tag, a in page.tags if tag == "figure" and "class" in a]
+    assert classes == ["table cards"] * 3
+
+
+def test_a_number_alone_heads_a_card_with_its_columns_name() -> None:
+    rows = (("12", *"abcde"), ("arm 1", *"abcde"))
+    section = Section("s", "S", "", tables=(Table("T", ("layer", *"vwxyz"), rows),))
+    page = Parsed(fill_page(HEAD, [section], [], []))
+    told = [a["data-label"] for tag, a in page.tags if tag == "span" and "data-label" in a]
+    assert told == ["layer"]
+
+
+def test_a_table_of_few_columns_stays_one_and_names_are_escaped() -> None:
+    columns = ("arm", HOSTILE, "x", "y", "z")
+    section = Section("s", "S", "", tables=(Table("T", columns, (("a", "1", "2", "3", ""),)),))
+    page = Parsed(fill_page(HEAD, [section], [], []))
+    assert [a["class"] for tag, a in page.tags if tag == "figure"] == ["table"]
+    assert [a["data-label"] for tag, a in page.tags if tag == "td"] == list(columns[1:])
+    assert not [tag for tag, _ in page.tags if tag == "img"]
 
 
 @pytest.mark.parametrize("background", ["#ffffff", "#1a1e23"])

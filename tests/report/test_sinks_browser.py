@@ -60,6 +60,8 @@ const use = async () => {
     width: innerWidth, wide: document.documentElement.scrollWidth,
     undrawn: plots.filter((plot) => !plot.querySelector("svg.main-svg .cartesianlayer path, image"))
       .map((plot) => plot.id),
+    heads: [...document.querySelectorAll("#layers .cards tbody th > span")]
+      .map((cell) => [getComputedStyle(cell, "::before").content, cell.textContent]),
     figures: plots.map((plot) => plot.id), cut: plots.flatMap(cut), first: state(),
   };
   await press(2, 1);
@@ -106,6 +108,8 @@ def test_the_page_answers(browser: str, tmp_path: Path, width: int) -> None:
     assert told["complaints"] == []
     assert told["fetched"] == []
     assert told["wide"] <= width, "the page scrolls sideways"
+    label = '"layer "' if width < 640 else "none"
+    assert told["heads"] == [[label, str(number)] for number in range(len(of.layers))]
     assert told["figures"] == ["sink-map", "head-profile", "hidden-norms", "battery"]
     assert told["undrawn"] == []
     assert told["cut"] == []

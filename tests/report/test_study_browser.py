@@ -25,6 +25,17 @@ setTimeout(() => {
     tallest: Math.max(...first.map((cell) => box(cell).height)),
     broken: cells.filter((cell) => cell.querySelector("span").getClientRects().length > 1).length,
     intervals: cells.length,
+    names: [...table.querySelectorAll("tbody tr:first-child td")].map((cell) => {
+      const name = getComputedStyle(cell, "::before").content;
+      return name === "none" ? null : JSON.parse(name);
+    }),
+    columns: [...table.querySelectorAll("thead th")].slice(1).map((cell) => cell.textContent),
+    hidden: [...table.querySelectorAll("td")].filter((cell) => !box(cell).height).length,
+    empty: [...table.querySelectorAll("td")].filter((cell) => !cell.textContent).length,
+    outside: [...table.querySelectorAll("td > div")]
+      .filter((cell) => box(cell).right > box(table).right + 1).length,
+    below: first.filter((cell) => box(cell.nextElementSibling).top >= box(cell).bottom - 1).length,
+    claims: first.length,
   };
   table.scrollLeft = table.scrollWidth;
   told.stays = box(first[0]).left - box(table).left;
@@ -50,11 +61,16 @@ def test_claims_and_ticks_can_be_read(browser: str, tmp_path: Path, width: int) 
     assert told["complaints"] == []
     assert told["wide"] <= width, "the page scrolls sideways"
     narrow = width < 800
-    assert (told["whole"] > told["held"]) == narrow, "the table scrolls where it is narrow, alone"
-    assert told["stays"] < 1, "the first column stays"
+    assert told["whole"] <= told["held"], "the table scrolls sideways"
+    assert told["outside"] == 0
+    assert told["stays"] < 1
     assert told["first"] >= 130
-    assert told["first"] < told["held"] * 0.6
-    assert told["tallest"] < (230 if narrow else 60)
+    assert (told["first"] > told["held"] * 0.9) == narrow, "a claim heads its card"
+    assert told["tallest"] < (120 if narrow else 60)
+    assert told["below"] == (told["claims"] if narrow else 0), "figures stand below their claim"
+    assert told["names"] == (told["columns"] if narrow else [None] * len(told["columns"]))
+    assert told["empty"] >= 1
+    assert told["hidden"] == (told["empty"] if narrow else 0), "a card leaves out what is empty"
     assert told["intervals"] >= 4
     assert told["broken"] == 0
     assert len(told["ticks"]) == 3

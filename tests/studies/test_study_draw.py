@@ -18,6 +18,7 @@ import headway_cli
 from headway.studies import catalogue
 from headway.studies.claim_page import render
 from headway.studies.claims import Measures, Run
+from headway.studies.criteria import MEANING
 from headway.studies.run_files import add_run
 from headway.studies.running import BESIDE_DRAW
 from headway_settings import StudySettings
@@ -213,8 +214,9 @@ def test_the_page_numbers_criteria_and_tells_each_once() -> None:
     page = render(made, results(losses))
     told = facts(page, "Counts as reproduced, by criterion")
     assert told == [("1", claim().criterion.words), ("2", "always")]
-    rows = re.findall(r'<th scope="row"><span>(the \w+)</span></th>.*?<td>(\w+)</td>\s*</tr>', page,
-                      re.DOTALL)  # fmt: skip
+    assert facts(page, "Verdicts") == [(str(verdict), told) for verdict, told in MEANING.items()]
+    row = r'<th scope="row"[^>]*><span>(the \w+)</span></th>.*?<div>(\w+)</div></td>\s*</tr>'
+    rows = re.findall(row, page, re.DOTALL)
     assert rows == [("the first", "1"), ("the second", "2"), ("the third", "1")]
     assert "reproduced where" not in page
 
