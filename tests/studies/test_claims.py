@@ -1,9 +1,8 @@
-"""Criteria, intervals and verdicts of claims."""
+"""Intervals and verdicts of claims."""
 
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import replace
 from statistics import fmean, median
 from typing import Any
@@ -14,20 +13,15 @@ from hypothesis import strategies as st
 from made_studies import ALWAYS, claim, fixed, results
 from scipy import stats
 
-from headway.report.statistics import SIGNIFICANCE, holm
+from headway.report.statistics import holm
 from headway.studies import estimates
 from headway.studies.claim_page import told
 from headway.studies.claims import NOT_TESTED, findings
 from headway.studies.criteria import (
-    SURE,
-    Criterion,
     Estimate,
     Verdict,
     at_least,
-    at_most,
-    beyond_zero,
     difference,
-    no_difference,
     within,
 )
 from headway.studies.estimates import mean_of, median_ratio, paired, resampled, share_of_seeds
@@ -36,58 +30,6 @@ from headway.studies.speed import as_seen, faster, seen_ratio
 YES, PARTLY, NO = Verdict.REPRODUCED, Verdict.PARTLY, Verdict.NOT_REPRODUCED
 OPEN = Verdict.NOT_TESTABLE
 STEPS = st.sampled_from([10.0, 20.0, 30.0, math.inf])
-
-
-@pytest.mark.parametrize(
-    ("criterion", "value", "low", "high", "verdict"),
-    [
-        (within(0.9, 0.015), 0.905, 0.89, 0.915, YES),
-        (within(0.9, 0.015), 0.905, 0.88, 0.915, PARTLY),
-        (within(0.9, 0.015), 0.95, 0.91, 0.99, PARTLY),
-        (within(0.9, 0.015), 0.95, 0.92, 0.98, NO),
-        (within(0.9, 0.015, 0.01), 0.95, 0.92, 0.98, PARTLY),
-        (within(0.9, 0.015, 0.01), 0.85, 0.80, 0.87, NO),
-        (at_most(1.0), 0.9, 0.8, 1.0, YES),
-        (at_most(1.0), 0.9, 0.8, 1.1, PARTLY),
-        (at_most(1.0), 1.1, 0.8, 1.2, NO),
-        (at_least(1.0), 1.1, 1.0, 1.2, YES),
-        (at_least(1.0), 1.1, 0.9, 1.2, PARTLY),
-        (at_least(1.0), 0.9, 0.8, 1.2, NO),
-        (difference(-0.03), -0.02, -0.03, -0.01, YES),
-        (difference(-0.03), -0.01, -0.012, -0.008, PARTLY),
-        (difference(-0.03), -0.02, -0.05, 0.01, OPEN),
-        (difference(-0.03), 0.01, -0.015, 0.03, OPEN),
-        (difference(-0.03), -0.001, -0.014, 0.012, NO),
-        (difference(-0.03), 0.02, 0.01, 0.03, NO),
-        (difference(24, share=1), 24, 20, 28, YES),
-        (difference(24, share=1), 23, 20, 26, PARTLY),
-        (difference(24, share=1), 11, -2, 24, OPEN),
-        (difference(24, share=1), 11, -2, 23, NO),
-        (beyond_zero(-0.005), -0.001, -0.002, -0.0005, YES),
-        (beyond_zero(-0.005), -0.001, -0.005, 0.003, OPEN),
-        (beyond_zero(-0.005), -0.001, -0.004, 0.003, NO),
-        (beyond_zero(-0.005), 0.02, 0.01, 0.03, NO),
-        (beyond_zero(0.02), 0.01, 0.001, 0.03, YES),
-        (beyond_zero(0.02), 0.01, -0.001, 0.03, OPEN),
-        (beyond_zero(0.02), 0.01, -0.001, 0.019, NO),
-        (no_difference(0.01), 0.001, -0.009, 0.008, YES),
-        (no_difference(0.01), 0.001, -0.02, 0.03, PARTLY),
-        (no_difference(0.01), 0.02, 0.005, 0.03, NO),
-    ],
-)
-def test_criteria(
-    criterion: Criterion, value: float, low: float, high: float, verdict: Verdict
-) -> None:
-    assert criterion.judge(Estimate(value, low, high, 10, p=0.01)) == verdict
-
-
-@pytest.mark.parametrize("p", [0.05, None])
-def test_a_difference_that_holm_takes_away_is_not_reproduced(p: float | None) -> None:
-    ours = Estimate(-0.02, -0.03, -0.01, 10, p=0.04)
-    assert difference(-0.03).judge(ours) == beyond_zero(-0.005).judge(ours) == YES
-    assert difference(-0.03).judge(replace(ours, p=p)) == OPEN
-    assert difference(-0.03).judge(replace(ours, low=-0.014, p=p)) == NO
-    assert beyond_zero(-0.005).judge(replace(ours, p=p)) == PARTLY
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from(["", "untested", "late"])), max_size=7))
@@ -104,95 +46,6 @@ def test_p_values_are_corrected_apart_for_what_is_asked_besides(
         own = [i for i, (_, kind) in enumerate(drawn) if bool(kind) == besides]
         corrected = [one.p for i in own if (one := found[i].ours) is not None]
         assert corrected == holm([drawn[i][0] for i in own])
-
-
-GAINS = [
-    pytest.param(difference(-0.03), 0.0, -0.015, -0.03, id="difference below"),
-    pytest.param(difference(24, share=1), 0.0, 24.0, 24, id="difference above"),
-    pytest.param(beyond_zero(-0.005), 0.0, -0.005, None, id="below"),
-    pytest.param(beyond_zero(0.02, ".0%"), 0.0, 0.02, None, id="above"),
-    pytest.param(faster(0.76), 1.0, 0.88, 0.76, id="faster"),
-    pytest.param(faster(0.5, share=1), 1.0, 0.5, 0.5, id="much faster"),
-    pytest.param(faster(1.0), 1.0, 0.95, None, id="faster at all"),
-]
-"""Criteria of a gain, the figure that is none, the least that counts and the published one."""
-RANKS = [NO, OPEN, PARTLY, YES]
-P_VALUES = st.none() | st.floats(0, 1)
-PARTS = st.floats(0, 3)
-
-
-@pytest.mark.parametrize(("criterion", "none", "least", "published"), GAINS)
-@given(inner=PARTS, outer=PARTS, beyond=PARTS, p=P_VALUES)
-def test_a_verdict_gets_no_worse_as_the_interval_closes_on_what_counts(
-    criterion: Criterion, none: float, least: float, published: float | None,
-    inner: float, outer: float, beyond: float, p: float | None,
-) -> None:  # fmt: skip
-    gain = least - none
-    value = least + beyond * gain
-    near, far = (
-        criterion.judge(Estimate(value, value - reach, value + reach, 10, p))
-        for reach in sorted((inner * abs(gain), outer * abs(gain)))
-    )
-    assert RANKS.index(near) >= RANKS.index(far) >= RANKS.index(OPEN)
-
-
-@pytest.mark.parametrize(("criterion", "none", "least", "published"), GAINS)
-@given(value=st.floats(-3, 3), below=PARTS, above=PARTS, p=P_VALUES)
-def test_what_is_reproduced_is_sure(
-    criterion: Criterion, none: float, least: float, published: float | None,
-    value: float, below: float, above: float, p: float | None,
-) -> None:  # fmt: skip
-    gain = least - none
-    ours, low, high = (none + part * gain for part in (value, value - below, value + above))
-    judged = criterion.judge(Estimate(ours, min(low, high), max(low, high), 10, p))
-    if judged is YES:
-        assert p is not None
-        assert p < SIGNIFICANCE
-    if judged in (YES, PARTLY):
-        assert (low > none) == (high > none) == (gain > 0)
-    if judged is OPEN and (p is None or p < SIGNIFICANCE / 2):
-        assert max(value, value + above) >= 1 - 1e-9
-
-
-@pytest.mark.parametrize(("criterion", "none", "least", "published"), GAINS)
-def test_words_and_verdicts_draw_the_same_line(
-    criterion: Criterion, none: float, least: float, published: float | None
-) -> None:
-    """The line that the words name, between what is left open and what is ruled out."""
-    sure, _, rest = criterion.words.partition("; else not reproduced, but not testable where ")
-    side = "below" if least < none else "above"
-    assert sure.startswith(f"{side} {'zero' if none == 0 else '1'} with its interval, {SURE}")
-    told = re.fullmatch(r"the interval reaches (?:so far|(?P<there>\S+))", rest)
-    assert told is not None
-    if (there := told["there"]) is not None:
-        line = float(there.removesuffix("%")) / (100 if there.endswith("%") else 1)
-    else:
-        share = re.search(r"at least (\d+)% of the published", sure)
-        assert share is not None
-        assert published is not None
-        line = none + int(share[1]) / 100 * (published - none)
-    assert line == pytest.approx(least)
-    wrong = none - (least - none)
-    for inside, verdict in ((1e-6, NO), (-1e-6, OPEN)):
-        end = line - inside * (line - none)
-        assert criterion.judge(Estimate(none, min(wrong, end), max(wrong, end), 10, 1)) == verdict
-    low, high = sorted((line + (line - none), none + (line - none) / 10))
-    small = Estimate(none + (line - none) / 2, low, high, 10, p=0.01)
-    weaker = replace(small, p=0.2)
-    assert (criterion.judge(small) == PARTLY) == ("partly: less of it" in sure)
-    assert (criterion.judge(weaker) == PARTLY) == ("partly: without the p-value" in sure)
-
-
-def test_criteria_say_their_numbers() -> None:
-    assert within(0.9, 0.015, 0.02, ".1%").words == (
-        "within 1.5% of it with its interval; partly: an interval that reaches there, its own "
-        "sampling error of 2.0% added"
-    )
-    assert at_most(1).words == "at most 1 with its interval; partly: without it"
-    assert "at least 50% of the published" in difference(-1).words
-    assert difference(-1).words.startswith("below zero")
-    assert difference(1).words.startswith("above zero")
-    assert no_difference(0.01).words.startswith("within 0.01 of zero")
 
 
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=12))
@@ -339,7 +192,7 @@ def test_every_claim_gets_one_of_four_verdicts_or_waits() -> None:
     losses["arm"] = {s: 2.0 + s / 100 + s % 2 / 100 for s in range(5)}
     claims = (
         claim("near"),
-        claim("touches", criterion=within(-0.88, 0.1, 0.01)),
+        claim("nearly", criterion=within(-0.88, 0.1, 0.05)),
         claim("far", criterion=within(-0.5, 0.1)),
         claim("too few", seeds=6),
         claim("too small", sizes=("small",)),
@@ -367,7 +220,7 @@ def test_p_values_are_corrected_over_the_claims_of_a_study() -> None:
     found = findings(claims, results({"base": {0: 1.0}, "arm": {0: 1.0}}))
     shown = [f.ours.p if f.ours else None for f in found]
     assert shown == [pytest.approx(0.06), pytest.approx(0.03), pytest.approx(0.06), None]
-    assert [f.verdict for f in found] == [OPEN, YES, OPEN, YES]
+    assert [f.verdict for f in found] == [PARTLY, YES, PARTLY, YES]
     assert [f.verdict for f in findings(claims[:1], results({"base": {0: 1}, "arm": {0: 1}}))] == [
         YES
     ]

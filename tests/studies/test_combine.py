@@ -13,18 +13,21 @@ from made_studies import result, settings
 from small_language_models import TINY, asked
 
 from headway.decoder import HeadwayConfig
-from headway.studies import combine_parts, combine_runs, combine_table, lm_cost
+from headway.studies import combine_found, combine_runs, combine_table, lm_cost
 from headway.studies.claims import Result, Results, Run, Size, findings
-from headway.studies.combine import CHOSEN, CLAIMS, COMBINE
+from headway.studies.combine import CHOSEN, CLAIMS, COMBINE, RECOMMENDED
 from headway.studies.combine_found import (
     SCREENED,
+    best_left,
     chosen_parts,
     effects_on,
+    soonest,
     step_ratio,
     tokens_needed,
 )
 from headway.studies.combine_parts import (
     ARMS,
+    CHOSEN_PARTS,
     CONFIRMING,
     DESIGN,
     PARTS,
@@ -55,16 +58,15 @@ from headway.studies.tuning import TEST, TUNING
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "docs" / "results" / "combine"
-GAINS = {
-    part: -0.15 / len(RECOMMENDED_PARTS) if part in RECOMMENDED_PARTS else 0.01 for part in PARTS
-}
+GAINS = dict.fromkeys(PARTS, 0.01) | {"stream": -0.14, "gate": -0.014}
 """What each part adds to the loss of made-up results."""
 
 
 def measured(run: Run, gains: Mapping[str, float], step: float) -> dict[str, Any]:
     """What a made-up run measures: a loss to which each part adds its own."""
     if run.options["stage"] == COST:
-        ratios = [step + 0.001 * (turn % 3) for turn in range(ROUNDS)]
+        longer = step + 0.047 * ("gate" in SUBSETS[run.arm])
+        ratios = [longer + 0.001 * (turn % 3) for turn in range(ROUNDS)]
         return {"step_ratios": ratios, "corpus": "one"}
     noise = 0.002 * ((7 * run.seed + len(run.arm)) % 5 - 2)
     less = 0.5 * (1 - run.options.get("share", 1))
@@ -85,7 +87,7 @@ def measured(run: Run, gains: Mapping[str, float], step: float) -> dict[str, Any
 def played(
     size: Size = "paper",
     gains: Mapping[str, float] = GAINS,
-    step: float = 1.02,
+    step: float = 1.0,
     until: Callable[[int, Run], bool] = lambda count, run: False,
 ) -> tuple[Results, list[Run]]:
     """All runs as the study asks for them, made up; until one, or so many of them, stop it."""
@@ -119,7 +121,7 @@ def test_stages_follow_each_other_and_the_telling_runs_come_first() -> None:
     design = len(DESIGN.runs) * SCREENED_SEEDS["paper"]
     assert stages[:design] == [SCREENED] * design
     assert SCREENED not in stages[design:]
-    assert chosen_parts(results) == RECOMMENDED_PARTS
+    assert chosen_parts(results) == CHOSEN_PARTS
     first = order[design : stages.index(COST) + 1]
     assert {run.arm for run in first} == {PLAIN, CHOSEN}
     tests = [run for run in first if run.options["stage"] == TEST]
@@ -127,10 +129,13 @@ def test_stages_follow_each_other_and_the_telling_runs_come_first() -> None:
     assert [run.options.get("share") for run in tests if run.arm == CHOSEN] == [*SHARES, None] * 3
     assert all(run.options["rate"] == best_rate(results, run.arm) for run in tests)
     later = order[stages.index(COST) + 1 :]
-    left = {name_of(parts) for parts in without(RECOMMENDED_PARTS).values()}
-    assert {run.arm for run in later} == left - {PLAIN}
-    last = later[-len(left - {PLAIN}) :]
-    assert {run.options["stage"] for run in last} == {COST}  # in one group, timed in turn
+    left = {name_of(parts) for parts in without(CHOSEN_PARTS).values()}
+    assert {run.arm for run in later} == left == {"stream", "gate"}
+    timed = [place for place, run in enumerate(later) if run.options["stage"] == COST]
+    assert timed == list(range(timed[0], timed[0] + len(left)))  # in one group, in turn
+    fewer = later[timed[-1] + 1 :]
+    assert best_left(results) == "stream"
+    assert [(run.arm, run.options["share"]) for run in fewer] == [("stream", s) for s in SHARES] * 3
     by_stage = {stage: {r.seed for r in order if r.options["stage"] == stage} for stage in stages}
     assert len(by_stage[SCREENED]) == SCREENED_SEEDS["paper"]
     assert not by_stage[TEST] & (by_stage[SCREENED] | by_stage[TUNING])
@@ -150,6 +155,14 @@ def test_a_part_that_may_do_nothing_is_not_chosen() -> None:
     unsure = effects_on(results, "loss")["norm"]
     assert unsure.value < 0 < unsure.high
     assert chosen_parts(results) == ("shift",)
+
+
+def test_what_gets_there_soonest_counts_tokens_and_time() -> None:
+    results, _ = played()
+    assert soonest(results) == "stream"  # fewer tokens with the gate, but longer steps
+    assert soonest(played(gains=GAINS | {"gate": -0.06})[0]) == "stream+gate"
+    half, _ = played(until=lambda _, run: run.options["stage"] == COST)
+    assert soonest(half) is best_left(half) is None
 
 
 def test_half_a_screening_chooses_nothing_and_is_gone_on_with() -> None:
@@ -175,6 +188,7 @@ def test_verdicts_follow_from_results() -> None:
     good = findings(CLAIMS, played()[0])
     effects, others = good[: len(DESIGN.factors)], good[len(DESIGN.factors) :]
     assert {f.verdict for f in others} == {Verdict.REPRODUCED}
+    assert [f.claim.besides for f in others][-4:] == [True] * 4
     for part, found in zip(DESIGN.factors, effects, strict=True):
         assert found.ours is not None
         assert found.ours.value == pytest.approx(GAINS[part], abs=0.005)
@@ -192,7 +206,7 @@ def test_effects_have_a_verdict_where_the_screening_has_seeds_enough(
     monkeypatch.setitem(SCREENED_SEEDS, "paper", 3)
     found = findings(CLAIMS, played()[0])[: len(DESIGN.factors)]
     assert [f.verdict == Verdict.REPRODUCED for f in found] == [
-        part in RECOMMENDED_PARTS for part in DESIGN.factors
+        part in CHOSEN_PARTS for part in DESIGN.factors
     ]
     assert Verdict.NOT_TESTABLE not in {f.verdict for f in found}
 
@@ -200,10 +214,12 @@ def test_effects_have_a_verdict_where_the_screening_has_seeds_enough(
 def test_other_choices_leave_the_claims_on_the_recommended_parts_open() -> None:
     other = dict.fromkeys(PARTS, 0.01) | {"norm": -0.05, "gate": -0.05}
     found = findings(CLAIMS, played(gains=other)[0])
-    (apart,) = [f for f in found if "HeadwayConfig.recommended" in f.claim.claim]
+    (apart,) = [f for f in found if "The screening chooses" in f.claim.claim]
     assert apart.ours is not None
-    assert apart.ours.value == len({"norm", "gate"} ^ set(RECOMMENDED_PARTS))
+    assert apart.ours.value == len({"norm", "gate"} ^ set(CHOSEN_PARTS))
     assert apart.verdict == Verdict.NOT_REPRODUCED
+    (open_claim,) = [f for f in found if "HeadwayConfig.recommended" in f.claim.claim]
+    assert open_claim.ours is None
     fresh = [f for f in found if f.claim.arms == (CHOSEN, PLAIN)]
     assert fresh
     assert all(f.verdict != Verdict.REPRODUCED for f in fresh)
@@ -213,7 +229,7 @@ def test_tokens_are_read_off_runs_of_their_own() -> None:
     results, _ = played()
     found = tokens_needed(CHOSEN, results)
     assert found is not None
-    gain = -sum(GAINS[part] for part in RECOMMENDED_PARTS)
+    gain = -sum(GAINS[part] for part in CHOSEN_PARTS)
     assert found.value == pytest.approx(max(SHARES[0], 1 - gain / 0.5), abs=0.02)
 
 
@@ -232,19 +248,20 @@ def test_tables_say_what_was_found() -> None:
     results, _ = played()
     parts = {row[0]: row for row in part_table(results).rows}
     assert list(parts) == list(DESIGN.factors)
-    assert {part for part, row in parts.items() if row[-1] == "yes"} == set(RECOMMENDED_PARTS)
+    assert {part for part, row in parts.items() if row[-1] == "yes"} == set(CHOSEN_PARTS)
     assert parts["shift"][4].startswith("+0.5000 [")
     assert parts["depth"][5] == "+10.00%"
     assert parts["gate"][6] == "10"
     rows = {row[0]: row for row in arm_table(results).rows}
-    assert list(rows) == [PLAIN, CHOSEN, *(f"less {part}" for part in RECOMMENDED_PARTS)]
+    assert list(rows) == [PLAIN, CHOSEN, *(f"less {part}" for part in CHOSEN_PARTS)]
     assert rows[PLAIN][4:9] == ("n/a", "n/a", "n/a", "n/a", "n/a")
-    assert rows[CHOSEN][7].startswith("1.0210 [")
+    assert rows[CHOSEN][7].startswith("1.0480 [")
+    assert rows["less stream"][6] == rows["less stream"][8] == "n/a"
+    assert rows["less gate"][8] == "0.72x"
     assert conclusion(results).endswith("at most 0.75 and 1.05, is met.")
     assert conclusion(played(step=1.2)[0]).endswith("is missed.")
-    far = played(gains=GAINS | {RECOMMENDED_PARTS[0]: -0.01})[0]
-    worse = replace(far, found=tuple(raised(r) for r in far))
-    assert "with more than all of plain's tokens" in conclusion(worse)
+    worse = replace(results, found=tuple(raised(r) for r in results))
+    assert "needs more than all of plain's tokens" in conclusion(worse)
 
 
 def raised(one: Result) -> Result:
@@ -276,7 +293,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(combine_runs, "CONFIRMING", one)
     monkeypatch.setattr(combine_runs, "SCREENED_SEEDS", dict.fromkeys(one, 1))
     monkeypatch.setattr(lm_cost, "ROUNDS", 3)
-    for module in (combine_runs, combine_table):
+    for module in (combine_runs, combine_found, combine_table):
         monkeypatch.setattr(module, "chosen_parts", lambda _: ("shift", "gate"))
     operations.cache_clear()
     yield
@@ -304,6 +321,10 @@ def test_the_study_trains_and_measures_on_text(text: Path, tmp_path: Path) -> No
     assert len(cost.measures["step_ratios"]) == 3
     assert all(ratio > 0 for ratio in cost.measures["step_ratios"])
     assert {r.run.arm for r in results.of(ARMS, stage=COST)} == {"shift+gate", "shift", "gate"}
+    assert {r.run.arm for r in results.of(ARMS, stage=TEST, share=0.6)} == {
+        "shift+gate",
+        best_left(results),
+    }
     assert "| less gate |" in markdown(results)
 
 
@@ -354,16 +375,19 @@ def test_the_tables_in_the_docs_are_those_of_the_committed_results(committed: Re
     )
 
 
-def test_what_is_recommended_is_what_the_committed_results_choose(committed: Results) -> None:
-    assert chosen_parts(committed) == RECOMMENDED_PARTS
+def test_what_is_recommended_is_what_gets_there_soonest_in_committed_results(
+    committed: Results,
+) -> None:
+    assert chosen_parts(committed) == CHOSEN_PARTS
+    assert soonest(committed) == RECOMMENDED
 
 
 def test_the_recommended_arm_is_the_recommended_configuration() -> None:
     shape = CONFIRMING["small"].shapes[0]
-    ours = CONFIRMING["small"].config(ARMS[CHOSEN], 100, 0)
+    ours = CONFIRMING["small"].config(ARMS[RECOMMENDED], 100, 0)
     theirs = HeadwayConfig.recommended(
         vocab_size=100, hidden_size=shape.width, num_attention_heads=shape.heads
     )
     assert ours.mechanism_list() == theirs.mechanism_list()
     assert ours.qk_norm == theirs.qk_norm
-    assert SUBSETS[CHOSEN] == combine_parts.RECOMMENDED_PARTS
+    assert SUBSETS[RECOMMENDED] == RECOMMENDED_PARTS

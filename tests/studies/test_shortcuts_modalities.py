@@ -167,7 +167,11 @@ def test_all_arms_are_run_under_all_conditions_and_claims_name_them() -> None:
     assert list(SHORTCUTS_MODALITIES.arms)[:4] == [f"{PLAIN}-{name}" for name in names]
     results = made_up(CONDITIONS, GAINS, **SEEN)
     found = findings(SHORTCUTS_MODALITIES.claims, results)
-    assert [str(f.verdict) for f in found] == ["reproduced"] * 24
+    assert [str(f.verdict) for f in found] == ["reproduced"] * 12
+    of_text = {claim.claim for claim in SHORTCUTS_TEXT.claims}
+    assert not of_text & {claim.claim for claim in SHORTCUTS_MODALITIES.claims}
+    assert {name.partition(":")[0] for name in of_text} == {"characters", "bpe"}
+    assert f"claims of {SHORTCUTS_TEXT.name}" in SHORTCUTS_MODALITIES.claim
     for size in ("small", "paper"):
         assert {c.extents[size].shapes[0].layers for c in CONDITIONS} == {
             6 if size == "small" else 10

@@ -148,6 +148,8 @@ def test_what_leads_out_of_the_square_is_cut_off_and_free_taps_are_not() -> None
 def test_what_counts_as_all_of_the_starts() -> None:
     judged = [ALL.judge(Estimate(v, v, v, 10)) for v in (1.0, 0.99, 0.98, 0.51, 0.5)]
     assert judged == [Verdict.REPRODUCED] * 2 + [Verdict.PARTLY] * 2 + [Verdict.NOT_REPRODUCED]
+    wide = [ALL.judge(Estimate(0.5, 0.4, high, 10)) for high in (0.98, 0.99)]
+    assert wide == [Verdict.NOT_REPRODUCED, Verdict.NOT_TESTABLE]
 
 
 @pytest.fixture

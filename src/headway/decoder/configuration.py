@@ -99,7 +99,7 @@ class HeadwayConfig(PreTrainedConfig):
 
     @classmethod
     def recommended(cls, **fields: Any) -> Self:
-        """A configuration with the mechanisms that are worth having together.
+        """A configuration with the mechanisms that get to a plain model's loss soonest.
 
         Which these are was found by the study `combine` (docs/combine.md).
 

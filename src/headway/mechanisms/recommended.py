@@ -1,17 +1,13 @@
-"""The mechanisms that are worth having together, as the study `combine` found them."""
+"""What is worth having, as the study `combine` found it."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 from headway.mechanisms.base import Mechanism
-from headway.mechanisms.output_gate import OutputGate
 from headway.mechanisms.residual_stream import ResidualStream
 
-RECOMMENDED: tuple[Mechanism, ...] = (
-    ResidualStream(source="first", scale="layer"),
-    OutputGate(granularity="head"),
-)
+RECOMMENDED: tuple[Mechanism, ...] = (ResidualStream(source="first", scale="layer"),)
 """In the order of the data."""
 RECOMMENDED_FIELDS: Mapping[str, Any] = MappingProxyType({})
 """Of `HeadwayConfig`, besides its mechanisms."""

@@ -16,6 +16,7 @@ from headway.studies import claims
 from headway.studies.amicl_study import AMICL
 from headway.studies.claim_page import claim_table, told, write_claim_page
 from headway.studies.combine import COMBINE
+from headway.studies.criteria import MEANING
 from headway.studies.denoise_study import DENOISE
 from headway.studies.graph_study import GRAPH
 from headway.studies.hops_study import HOPS
@@ -64,6 +65,8 @@ class Entry(Generic[R]):
         page: draws the results into a folder; the path that was written.
         plain: the results as JSON values.
         state: what a folder holds of it, in words.
+        survey: where the ledger sends those who look for it, as no claim of it has a verdict there;
+            empty where they have.
     """
 
     claim: str
@@ -76,6 +79,7 @@ class Entry(Generic[R]):
     page: Callable[[Path, R], Path]
     plain: Callable[[R], Any]
     state: Callable[[Path], str]
+    survey: str = ""
 
 
 def _entry(study: claims.Study) -> Entry[claims.Results]:
@@ -189,10 +193,16 @@ STUDIES: Mapping[str, Entry[Any]] = {
         page=write_sink_page,
         plain=dict,
         state=_grown,
+        survey="sinks.md#where-sinks-come-from-and-what-mechanisms-do-to-them",
     ),
     **{study.name: _entry(study) for study in CLAIM_STUDIES},
 }
 """By the name that `headway study` takes."""
+
+SURVEYS = {name: study.survey for name, study in STUDIES.items() if study.survey}
+"""Where the ledger sends those who look for a study whose claims have no verdict."""
+SURVEY = "survey of one seed an arm: no claim has a verdict"
+"""What a list says of these."""
 
 
 def study_named(names: Sequence[str]) -> tuple[str, Entry[Any]]:
@@ -224,6 +234,8 @@ def listing(folder: Path, names: Sequence[str] = (), width: int | None = None) -
     if not names:
         lines = [line for name in STUDIES for line in _in_short(name, folder)]
         lines += ["", "Sources, published figures and what would count: headway study NAME --list"]
+    elif not SURVEYS.keys() >= set(names):
+        lines += ["", *(f"{verdict}: {words}" for verdict, words in MEANING.items())]
     return "\n".join(line if width is None else _folded(line, width) for line in lines)
 
 
@@ -231,7 +243,8 @@ def _in_short(name: str, folder: Path) -> list[str]:
     study = STUDIES[name]
     tested = sum(map(len, study.counts.values()))
     number = f"{tested} claim{'' if tested == 1 else 's'}"
-    return [f"{name}: {study.claim}", f"  {number}; state: {study.state(folder / name)}"]
+    kind = SURVEY if study.survey else number
+    return [f"{name}: {study.claim}", f"  {kind}; state: {study.state(folder / name)}"]
 
 
 def _in_full(name: str, folder: Path) -> list[str]:
@@ -241,6 +254,7 @@ def _in_full(name: str, folder: Path) -> list[str]:
         f"  source: {study.source}",
         f"  published: {study.published}",
         f"  state: {study.state(folder / name)}",
+        *([f"  {SURVEY}"] if study.survey else []),
     ]
     for counts, tested in study.counts.items():
         lines += [f"  reproduced where: {counts}", *(f"    - {claim}" for claim in tested)]

@@ -12,6 +12,7 @@ from headway.report.cells import Table
 from headway.report.page import REPORT_NAME, Section, fill_page, legend, pairs
 from headway.report.words import probability
 from headway.studies.claims import Finding, Results, Study, findings
+from headway.studies.criteria import MEANING
 from headway.studies.rates_told import rate_tables
 
 
@@ -91,6 +92,7 @@ def render(study: Study, results: Results) -> str:
         })),
         ("Counts as reproduced, by criterion",
          pairs({str(number): words for number, words in enumerate(criteria, 1)})),
+        ("Verdicts", pairs({str(verdict): words for verdict, words in MEANING.items()})),
         ("With what", pairs(made[0].versions if made else {})),
     ]  # fmt: skip
     return fill_page(head, sections, legend(arms), facts)

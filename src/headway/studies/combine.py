@@ -1,8 +1,8 @@
 """The study `combine`: which mechanisms are worth having together?
 
 A fractional factorial screens the parts at equal operations; what it chooses is confirmed on fresh
-seeds, whole and less each of its parts, each arm at its own learning rate. The claims are on the
-parts of `HeadwayConfig.recommended`.
+seeds, whole and less each of its parts, each arm at its own learning rate. The claims are on what
+it chose, and on what `HeadwayConfig.recommended` has: of these, what gets to plain's loss soonest.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from headway.studies.combine_found import (
     chosen_parts,
     effects_on,
     loss_gap,
+    soonest,
     step_ratio,
     tokens_needed,
 )
 from headway.studies.combine_parts import (
     ARMS,
+    CHOSEN_PARTS,
     CONFIRMING,
     DESIGN,
     PARTS,
@@ -28,6 +30,7 @@ from headway.studies.combine_parts import (
     SCREENING,
     SHARES,
     STEP,
+    SUBSETS,
     TOKENS,
     name_of,
     without,
@@ -40,7 +43,8 @@ from headway.studies.lm_claims import LOWER, OURS, SEEDS, compare
 from headway.studies.lm_course import HEEDS
 from headway.studies.lm_rates import best_rate
 
-CHOSEN = name_of(RECOMMENDED_PARTS)
+CHOSEN, RECOMMENDED = map(name_of, (CHOSEN_PARTS, RECOMMENDED_PARTS))
+ASKED = "2026-11-30"
 DESIGNED = tuple(map(name_of, DESIGN.runs))
 
 
@@ -48,11 +52,17 @@ def _effect(part: str, results: Results) -> Estimate | None:
     return effects_on(results, "loss").get(part)
 
 
-def _apart(results: Results) -> Estimate | None:
-    """How many parts are recommended and not chosen by the screening, or the other way round."""
+def _other_choice(results: Results) -> Estimate | None:
+    """How many parts the screening chooses, or not, other than it did at the size `paper`."""
     if not effects_on(results, "loss"):
         return None
-    return exact(len(set(chosen_parts(results)) ^ set(RECOMMENDED_PARTS)))
+    return exact(len(set(chosen_parts(results)) ^ set(CHOSEN_PARTS)))
+
+
+def _other_soonest(results: Results) -> Estimate | None:
+    """How many parts are recommended that what gets to plain's loss soonest has not, or has."""
+    best = soonest(results)
+    return None if best is None else exact(len(set(SUBSETS[best]) ^ set(RECOMMENDED_PARTS)))
 
 
 def _effect_claim(name: str) -> Claim:
@@ -74,8 +84,9 @@ def _effect_claim(name: str) -> Claim:
     )
 
 
-def _target(sentence: str, told: str, criterion: Criterion, shown: str, seeds: int, differs: str,
-            estimate: partial[Estimate | None], *arms: str) -> Claim:  # fmt: skip
+def _target(arm: str, asked: str, sentence: str, told: str, criterion: Criterion, shown: str,
+            seeds: int, differs: str, estimate: partial[Estimate | None],
+            *arms: str) -> Claim:  # fmt: skip
     return Claim(
         claim=sentence,
         source=OURS,
@@ -83,51 +94,69 @@ def _target(sentence: str, told: str, criterion: Criterion, shown: str, seeds: i
         told=told,
         shown=shown,
         criterion=criterion,
-        arms=(CHOSEN, *arms),
+        arms=(arm, *arms),
         estimate=estimate,
         sizes=("paper",),
         seeds=seeds,
         differs=differs,
+        asked=asked,
     )
 
 
-TARGETS = (
-    _target(f"With {TOKENS:g} of the tokens, {CHOSEN} ends with plain's loss or less (nats, less "
-            "plain's with all)", f"target: {TOKENS:g} of the tokens", at_most(0), "+.4f", SEEDS,
-            "The shorter run has a whole schedule of its own and the learning rate of the whole "
-            "run.", partial(loss_gap, CHOSEN, TOKENS), PLAIN),
-    _target(f"The share of its tokens with which {CHOSEN} gets to plain's final loss",
-            f"target: {TOKENS:g}", at_most(TOKENS), ".2f", SEEDS, "Straight lines between runs "
-            f"with {', '.join(f'{share:g}' for share in SHARES)} and all of the tokens; the least "
-            "stands for any smaller one, infinity for more than all.",
-            partial(tokens_needed, CHOSEN), PLAIN),
-    _target(f"A training step of {CHOSEN} takes little longer (median over plain's, in turn)",
-            f"target: {STEP:g}", at_most(STEP), ".4f", 1, "Seeds are processes; the "
-            "interval is over the rounds of all.", partial(step_ratio, CHOSEN)),
-)  # fmt: skip
+def _targets(arm: str, differs: str = "", asked: str = "") -> tuple[Claim, ...]:
+    """Plain's loss with so many of its tokens, the tokens for it, and the time of a step."""
+    return (
+        _target(arm, asked, f"With {TOKENS:g} of the tokens, {arm} ends with plain's loss or less "
+                "(nats, less plain's with all)", f"target: {TOKENS:g} of the tokens", at_most(0),
+                "+.4f", SEEDS, "The shorter run has a whole schedule of its own and the learning "
+                f"rate of the whole run.{differs}", partial(loss_gap, arm, TOKENS), PLAIN),
+        _target(arm, asked, f"The share of its tokens with which {arm} gets to plain's final loss",
+                f"target: {TOKENS:g}", at_most(TOKENS), ".2f", SEEDS, "Straight lines between runs "
+                f"with {', '.join(f'{share:g}' for share in SHARES)} and all of the tokens; the "
+                f"least stands for any smaller one, infinity for more than all.{differs}",
+                partial(tokens_needed, arm), PLAIN),
+        _target(arm, asked, f"A training step of {arm} takes little longer (median over plain's, "
+                "in turn)", f"target: {STEP:g}", at_most(STEP), ".4f", 1, "Seeds are processes; "
+                f"the interval is over the rounds of all.{differs}", partial(step_ratio, arm)),
+    )  # fmt: skip
+
+
+PICKED = " Picked among three by these very runs."
 
 CLAIMS = (
     *map(_effect_claim, DESIGN.factors),
     Claim(
-        claim="The screening chooses what HeadwayConfig.recommended has: parts in which they "
-        "differ",
+        claim=f"The screening chooses {CHOSEN}: parts in which it differs",
         source=OURS,
         published=0,
         shown=".0f",
         criterion=within(0, 0),
         arms=DESIGNED,
-        estimate=_apart,
+        estimate=_other_choice,
         sizes=("paper",),
     ),
     compare(f"On fresh seeds {CHOSEN} has the lower loss (nats, less plain's)", OURS, None, LOWER,
             CHOSEN, PLAIN, told=NOT_TESTED),
-    *TARGETS,
+    *_targets(CHOSEN),
     *(
         compare(f"{out.capitalize()} is needed beside the others: {CHOSEN} has a lower loss with "
                 "it (nats, less that without)", OURS, None, LOWER, CHOSEN, name_of(left),
                 told=NOT_TESTED)
-        for out, left in without(RECOMMENDED_PARTS).items() if left
+        for out, left in without(CHOSEN_PARTS).items() if left
     ),
+    Claim(
+        claim=f"Of {CHOSEN} and it less a part, HeadwayConfig.recommended has what gets to plain's "
+        "loss soonest (tokens times step time): parts in which they differ",
+        source=OURS,
+        published=0,
+        shown=".0f",
+        criterion=within(0, 0),
+        arms=(PLAIN, CHOSEN, RECOMMENDED),
+        estimate=_other_soonest,
+        sizes=("paper",),
+        asked=ASKED,
+    ),
+    *_targets(RECOMMENDED, PICKED, ASKED),
 )  # fmt: skip
 
 COMBINE = Study(
@@ -141,7 +170,8 @@ COMBINE = Study(
     f"{len(DESIGN.runs)} models of resolution {DESIGN.resolution} (the same in all runs: "
     f"{', '.join(' x '.join(word) for word in DESIGN.defining)}). Confirmation: fresh seeds "
     "paired, each model at the learning rate that is best for it; what is chosen also with "
-    f"{' and '.join(f'{share:g}' for share in SHARES)} of the tokens, and less each of its parts.",
+    f"{' and '.join(f'{share:g}' for share in SHARES)} of the tokens, and less each of its parts, "
+    "the best of these with fewer tokens too.",
     claims=CLAIMS,
     seeds={"small": 2, "paper": 3},
     differs={

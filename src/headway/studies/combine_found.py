@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from statistics import median
+from statistics import fmean, median
 
 from headway.studies.claims import Results
-from headway.studies.combine_parts import DESIGN, PLAIN, SHARES, SUBSETS, name_of
+from headway.studies.combine_parts import DESIGN, PLAIN, SHARES, SUBSETS, name_of, without
 from headway.studies.criteria import Estimate
 from headway.studies.estimates import paired, resampled
 from headway.studies.factorial import Subset
@@ -39,6 +39,34 @@ def _responses(results: Results, name: str) -> dict[Subset, dict[int, float]]:
 def chosen_parts(results: Results) -> Subset:
     """The parts whose main effect on the loss is below zero with its interval."""
     return tuple(part for part, effect in effects_on(results, "loss").items() if effect.high < 0)
+
+
+def left_of(chosen: Subset) -> list[str]:
+    """Arms with the chosen parts less one. Of one part, what is left is the plain model."""
+    return [arm for less in without(chosen).values() if (arm := name_of(less)) != PLAIN]
+
+
+def best_left(results: Results) -> str | None:
+    """Of the chosen parts less one, the arm with the least loss; None before all of them ran."""
+    losses = {arm: measured(results, arm, "loss") for arm in left_of(chosen_parts(results))}
+    if not losses or not all(losses.values()):
+        return None
+    return min(losses, key=lambda arm: fmean(losses[arm].values()))
+
+
+def soonest(results: Results) -> str | None:
+    """The arm that gets to plain's final loss in the least time, among the chosen parts and these
+    less one; None where no time is known."""
+    chosen = chosen_parts(results)
+    arms = [name_of(chosen), *left_of(chosen)] if chosen else []
+    times = {arm: time for arm in arms if (time := time_needed(arm, results)) is not None}
+    return min(times, key=lambda arm: times[arm], default=None)
+
+
+def time_needed(arm: str, results: Results) -> float | None:
+    """The time that an arm takes to plain's final loss, over plain's: tokens times step time."""
+    share, step = tokens_share(arm, results), step_ratio(arm, results)
+    return None if share is None or step is None else share * step.value
 
 
 def loss_gap(arm: str, share: float, results: Results) -> Estimate | None:

@@ -129,6 +129,8 @@ RECOMMENDED_PARTS: Subset = tuple(
     or RECOMMENDED_FIELDS.items() & PARTS[name].fields.items()
 )
 """Those of `HeadwayConfig.recommended`."""
+CHOSEN_PARTS: Subset = ("stream", "gate")
+"""What the screening at the size `paper` chose; a claim says whether its results still do."""
 
 NARROW = {"initializer_range": 0.08}
 """Matrices of so narrow a model learn slowly from the usual 0.02."""
@@ -184,4 +186,4 @@ CONFIRMING: Mapping[Size, Extent] = {
 TOKENS, STEP = 0.75, 1.05
 """Targets: of plain's tokens for its final loss, and of its step time."""
 SHARES = (0.6, TOKENS)
-"""Of its steps, with which the chosen subset is run besides."""
+"""Of its steps, with which the chosen subset is run besides, and the best of those less a part."""

@@ -9,7 +9,7 @@ from itertools import groupby
 
 from headway.decoder import HeadwayForCausalLM
 from headway.studies.claims import Measures, Results, Run, Size
-from headway.studies.combine_found import SCREENED, chosen_parts
+from headway.studies.combine_found import SCREENED, best_left, chosen_parts, left_of
 from headway.studies.combine_parts import (
     ARMS,
     CONFIRMING,
@@ -19,7 +19,6 @@ from headway.studies.combine_parts import (
     SCREENING,
     SHARES,
     name_of,
-    without,
 )
 from headway.studies.lm_cost import COST, step_costs
 from headway.studies.lm_course import DIGITS, Course, performing
@@ -35,7 +34,8 @@ PROBED = 8
 
 def runs(settings: StudySettings, results: Results) -> list[Run]:
     """The screening; then plain and the subset it chose, with all tokens and with fewer; then that
-    subset less each of its parts. The later ones are listed when those before are done.
+    subset less each of its parts, the best of these with fewer tokens too. The later ones are
+    listed when those before are done.
 
     Raises:
         HeadwayError: as `Rates.runs`.
@@ -55,13 +55,13 @@ def _stages(settings: StudySettings, results: Results) -> Iterator[list[Run]]:
     chosen, rates = chosen_parts(results), CONFIRMING[settings.size].rates
     if not chosen:
         return
-    name = name_of(chosen)
-    # Of one part, what is left without it is the plain model.
-    left = [arm for less in without(chosen).values() if (arm := name_of(less)) != PLAIN]
+    name, left = name_of(chosen), left_of(chosen)
     yield rates.runs({PLAIN: (), name: ()}, settings, results, {name: SHARES})
     yield [_cost_run(name, settings)]
     yield rates.runs(dict.fromkeys(left, ()), settings, results)
     yield [_cost_run(arm, settings) for arm in left]
+    if (best := best_left(results)) is not None:
+        yield rates.runs({best: ()}, settings, results, {best: SHARES})
 
 
 def screening_runs(size: Size) -> list[Run]:

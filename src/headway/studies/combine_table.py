@@ -22,7 +22,9 @@ from headway.studies.combine_found import (
     chosen_parts,
     effects_on,
     pairs_on,
+    soonest,
     step_ratio,
+    time_needed,
     tokens_needed,
     tokens_share,
 )
@@ -131,16 +133,16 @@ def arm_table(results: Results) -> Table:
 def _row(told: str, arm: str, results: Results) -> tuple[str, ...]:
     rate, cost = best_rate(results, arm), step_ratio(arm, results)
     losses, counts = (measured(results, arm, name) for name in ("loss", "parameters"))
-    share, needed = (None, words.MISSING) if arm == PLAIN else _tokens(arm, results)
+    of_plain = arm == PLAIN
     return (
         told,
         str(len(losses)),
         words.MISSING if rate is None else f"{rate:g}",
         words.loss(fmean(losses.values())),
-        *(words.MISSING if arm == PLAIN else _gap(arm, results, share) for share in (None, TOKENS)),
-        needed,
+        *(words.MISSING if of_plain else _gap(arm, results, share) for share in (None, TOKENS)),
+        words.MISSING if of_plain else _tokens(arm, results),
         words.MISSING if cost is None else f"{cost.value:.4f} [{cost.low:.4f}, {cost.high:.4f}]",
-        words.ratio(None if share is None or cost is None else share * cost.value),
+        words.ratio(time_needed(arm, results)),
         words.count(next(iter(counts.values()))),
         words.signed(_mean(arm, "in_context_gain", results)),
         words.fraction(_mean(arm, "repeat_accuracy", results)),
@@ -160,17 +162,17 @@ def _gap(arm: str, results: Results, share: float | None) -> str:
     return f"{words.signed(found.mean)} {words.interval(found.low, found.high)}".strip()
 
 
-def _tokens(arm: str, results: Results) -> tuple[float | None, str]:
-    """The share of tokens that an arm needs, and how it is told."""
+def _tokens(arm: str, results: Results) -> str:
+    """The share of tokens that an arm needs, as it is told."""
     share, sure = tokens_share(arm, results), tokens_needed(arm, results)
     if share is None:
-        return None, words.MISSING
+        return words.MISSING
     if math.isinf(share):
-        return None, "more than all"
+        return "more than all"
     told = f"at most {share:.2f}" if share <= SHARES[0] else f"{share:.2f}"
     if sure is None or sure.low == sure.high:
-        return share, told
-    return share, f"{told} [{sure.low:.2f}, {sure.high:.2f}]"
+        return told
+    return f"{told} [{sure.low:.2f}, {sure.high:.2f}]"
 
 
 def _effect(effect: Estimate | None) -> str:
@@ -180,24 +182,30 @@ def _effect(effect: Estimate | None) -> str:
 
 
 def conclusion(results: Results) -> str:
-    """What came out, in a sentence or two."""
+    """What came out, in a few sentences."""
     if not effects_on(results, "loss"):
         return "The screening is not done."
     chosen = chosen_parts(results)
     if not chosen:
         return "The screening chooses no part: none lowers the loss with its whole interval."
-    arm = name_of(chosen)
+    arm, best = name_of(chosen), soonest(results)
     said = f"The screening chooses {arm}."
-    share, told = _tokens(arm, results)
-    cost = step_ratio(arm, results)
-    if cost is None or told == words.MISSING:
+    if best is None:
         return f"{said} It is not confirmed yet."
-    met = share is not None and share <= TOKENS and cost.value <= STEP
+    needs = "; ".join(_needs(one, results) for one in dict.fromkeys((arm, best)))
+    share, step = tokens_share(best, results), step_ratio(best, results)
+    met = share is not None and step is not None and share <= TOKENS and step.value <= STEP
     return (
-        f"{said} It gets to plain's final loss with {told} of plain's tokens at "
-        f"{cost.value:.4f} of its step time; the target, at most {TOKENS:g} and {STEP:g}, is "
-        f"{'met' if met else 'missed'}."
+        f"{said} To plain's final loss, {needs}; of what ran, {best} gets there soonest. The "
+        f"target, at most {TOKENS:g} and {STEP:g}, is {'met' if met else 'missed'}."
     )
+
+
+def _needs(arm: str, results: Results) -> str:
+    """How many tokens, and at which step time."""
+    step = step_ratio(arm, results)
+    told = words.MISSING if step is None else f"{step.value:.4f}"
+    return f"{arm} needs {_tokens(arm, results)} of plain's tokens at {told} of its step time"
 
 
 def markdown(results: Results) -> str:

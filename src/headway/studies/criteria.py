@@ -1,12 +1,13 @@
 """What counts as reproduced: the same in words and as a function of our figure.
 
-A study says it before anything is run. Verdicts are computed from results, never typed.
+A study says it before anything is run. Verdicts are computed from results, never typed, and all of
+them by one rule: `verdict_of` as a function, `MEANING` in words.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -20,6 +21,17 @@ class Verdict(StrEnum):
     PARTLY = "partly"
     NOT_REPRODUCED = "not reproduced"
     NOT_TESTABLE = "not testable at this scale"
+
+
+MEANING: Mapping[Verdict, str] = {
+    Verdict.REPRODUCED: "what counts is shown, by the whole interval where that is written",
+    Verdict.PARTLY: "the weaker condition is shown that is written beside it",
+    Verdict.NOT_REPRODUCED: "neither is shown, and the interval rules out what would count",
+    Verdict.NOT_TESTABLE: "neither is shown, and the interval does not rule out what would count: "
+    "too few seeds to tell; or the size is too small, there are fewer seeds than a verdict needs, "
+    "or no run got to the figure or does the task",
+}
+"""The rule of verdicts, the same for all criteria."""
 
 
 @dataclass(frozen=True)
@@ -49,45 +61,58 @@ class Criterion:
     judge: Callable[[Estimate], Verdict]
 
 
+def verdict_of(*, counts: bool, weaker: bool = False, reaches: bool) -> Verdict:
+    """What follows of a figure, by what its interval shows.
+
+    Args:
+        counts: what counts is shown.
+        weaker: so is the weaker condition, of a criterion that has one.
+        reaches: the interval holds some of what would count, which is not ruled out then.
+    """
+    if counts:
+        return Verdict.REPRODUCED
+    if weaker:
+        return Verdict.PARTLY
+    return Verdict.NOT_TESTABLE if reaches else Verdict.NOT_REPRODUCED
+
+
 def within(published: float, tolerance: float, error: float = 0.0, shown: str = "g") -> Criterion:
-    """A figure whose whole interval lies near the published one; partly, an interval that reaches
-    as near, the sampling error of the published figure added."""
+    """A figure whose whole interval lies near the published one; partly, near enough with the
+    sampling error of the published figure added. An interval that reaches so far rules nothing out:
+    the figure that was published could be another by as much."""
+    low, high = published - tolerance, published + tolerance
 
     def judge(ours: Estimate) -> Verdict:
-        low, high = published - tolerance, published + tolerance
-        return _reaches(
-            low <= ours.low and ours.high <= high,
-            low - error <= ours.high and ours.low <= high + error,
+        return verdict_of(
+            counts=_inside(ours, low, high),
+            weaker=_inside(ours, low - error, high + error),
+            reaches=low - error <= ours.high and ours.low <= high + error,
         )
 
-    added = f", its own sampling error of {error:{shown}} added" if error else ""
+    added = f"; partly: its own sampling error of {error:{shown}} added; ruled out beyond that"
     return Criterion(
-        f"within {tolerance:{shown}} of it with its interval; partly: an interval that reaches "
-        f"there{added}",
-        judge,
+        f"within {tolerance:{shown}} of it with its interval{added if error else ''}", judge
     )
 
 
+def _inside(ours: Estimate, low: float, high: float) -> bool:
+    return low <= ours.low and ours.high <= high
+
+
 def at_most(limit: float, shown: str = "g") -> Criterion:
-    """A figure whose whole interval is not above the limit; partly, the figure alone."""
+    """A figure whose whole interval is not above the limit."""
     return Criterion(
-        f"at most {limit:{shown}} with its interval; partly: without it",
-        lambda ours: _reaches(ours.high <= limit, ours.value <= limit),
+        f"at most {limit:{shown}} with its interval",
+        lambda ours: verdict_of(counts=ours.high <= limit, reaches=ours.low <= limit),
     )
 
 
 def at_least(limit: float, shown: str = "g") -> Criterion:
-    """A figure whose whole interval is not below the limit; partly, the figure alone."""
+    """A figure whose whole interval is not below the limit."""
     return Criterion(
-        f"at least {limit:{shown}} with its interval; partly: without it",
-        lambda ours: _reaches(ours.low >= limit, ours.value >= limit),
+        f"at least {limit:{shown}} with its interval",
+        lambda ours: verdict_of(counts=ours.low >= limit, reaches=ours.high >= limit),
     )
-
-
-def _reaches(surely: bool, probably: bool) -> Verdict:
-    if surely:
-        return Verdict.REPRODUCED
-    return Verdict.PARTLY if probably else Verdict.NOT_REPRODUCED
 
 
 SURE = f"Holm p < {SIGNIFICANCE}"
@@ -99,45 +124,48 @@ def is_sure(ours: Estimate) -> bool:
     return ours.p is not None and ours.p < SIGNIFICANCE
 
 
-def unless(reached: str) -> str:
-    """What becomes of a figure that shows nothing, in words.
+def ruled_out(line: str) -> str:
+    """What rules a gain out of which no size was published, in words.
 
     Args:
-        reached: where its interval must not reach, lest as much as would count is left open.
+        line: the least gain that would matter; any gain counts, so that there is no other line.
     """
-    return f"else not reproduced, but not testable where the interval reaches {reached}"
-
-
-def left_open(reached: bool) -> Verdict:
-    """The same as a verdict."""
-    return Verdict.NOT_TESTABLE if reached else Verdict.NOT_REPRODUCED
+    return f"ruled out where the interval ends short of {line}"
 
 
 def difference(published: float, share: float = 0.5) -> Criterion:
     """A difference on the published side of zero, surely, and not much smaller than published.
 
+    The sign is asked of the interval and of the p-value, the size of the figure alone. Partly, one
+    of the last two is missing: before it is corrected for the other claims the p-value is that of
+    the interval, which shows by itself that there is a difference.
+
     Args:
         published: difference, not zero.
-        share: of it that ours must reach; less is partly.
+        share: of it that ours must reach.
     """
     side = math.copysign(1, published)
     enough = share * abs(published)
 
     def judge(ours: Estimate) -> Verdict:
         nearest, farthest = sorted((side * ours.low, side * ours.high))
-        if nearest > 0 and is_sure(ours):
-            return Verdict.REPRODUCED if side * ours.value >= enough else Verdict.PARTLY
-        return left_open(farthest >= enough)
+        sure, large = is_sure(ours), side * ours.value >= enough
+        return verdict_of(
+            counts=nearest > 0 and sure and large,
+            weaker=nearest > 0 and (sure or large),
+            reaches=farthest >= enough,
+        )
 
     return Criterion(
         f"{_beyond_zero(published)}, {SURE}, and at least {share:.0%} of the published; partly: "
-        f"less of it; {unless('so far')}",
+        "less of it or without the p-value, not both",
         judge,
     )
 
 
 def beyond_zero(matters: float, shown: str = "g") -> Criterion:
-    """A difference on one side of zero, surely, where none was published as a figure.
+    """A difference on one side of zero, surely, where none was published as a figure; partly,
+    as in `difference`, without the p-value.
 
     Args:
         matters: the least difference on that side that would matter, not zero.
@@ -147,13 +175,15 @@ def beyond_zero(matters: float, shown: str = "g") -> Criterion:
 
     def judge(ours: Estimate) -> Verdict:
         nearest, farthest = sorted((side * ours.low, side * ours.high))
-        if nearest > 0:
-            return Verdict.REPRODUCED if is_sure(ours) else Verdict.PARTLY
-        return left_open(farthest >= abs(matters))
+        return verdict_of(
+            counts=nearest > 0 and is_sure(ours),
+            weaker=nearest > 0,
+            reaches=farthest >= abs(matters),
+        )
 
     return Criterion(
         f"{_beyond_zero(matters)}, {SURE}; partly: without the p-value; "
-        f"{unless(format(matters, shown))}",
+        f"{ruled_out(format(matters, shown))}",
         judge,
     )
 
@@ -163,14 +193,7 @@ def _beyond_zero(difference: float) -> str:
 
 
 def no_difference(margin: float, shown: str = "g") -> Criterion:
-    """A difference that is surely small; partly, one that cannot be told from zero."""
-
-    def judge(ours: Estimate) -> Verdict:
-        if -margin <= ours.low and ours.high <= margin:
-            return Verdict.REPRODUCED
-        return Verdict.PARTLY if ours.low <= 0 <= ours.high else Verdict.NOT_REPRODUCED
-
+    """A difference whose whole interval is small: that it holds zero shows nothing."""
     return Criterion(
-        f"within {margin:{shown}} of zero with its interval; partly: an interval that holds zero",
-        judge,
+        f"within {margin:{shown}} of zero with its interval", within(0.0, margin).judge
     )

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -19,7 +19,8 @@ from headway.report.cells import Table
 from headway.report.tables import escaped, markdown_table
 from headway.report.words import probability
 from headway.studies.claim_page import told
-from headway.studies.claims import Claim, Finding, Result, Results, Study, findings
+from headway.studies.claims import Claim, Finding, Result, Results, Size, Study, findings
+from headway.studies.criteria import MEANING, Verdict
 from headway.studies.mechanism_pages import filled
 from headway.studies.rates_told import rate_tables, still_racing
 from headway.studies.run_files import read_runs
@@ -40,16 +41,19 @@ claims of a study that were written before it was run, and apart from these over
 asked besides takes nothing from them. `headway study NAME` runs a study again; the commands that
 made the results stand below each table, with the numbers that its rows name, and so does what is
 different in all runs of a size. The linked files are the logs: every run with its day, seconds,
-measures and curve, and the versions that it ran on. Tasks are drawn on the device: in a row that
-names two, runs of a seed share their first weights, not their data.
+measures and curve, and the versions that it ran on. A command says where its runs were written,
+the links where they lie now: those of size small in the folder `{small}` of a study that has larger
+ones. Tasks are drawn on the device: in a row that names two, runs of a seed share their first
+weights, not their data.
+
+One rule gives all verdicts, whatever the criterion:
 
 | verdict | means |
 |---|---|
-| *reproduced* | what would count, counts |
-| *partly* | the weaker condition holds that is written beside it |
-| *not reproduced* | neither holds; of a gain, as much as would count is ruled out |
-| *not testable at this scale* | too small a size, too few seeds, no run got to the figure or does \
-the task, or the interval shows nothing and reaches as much as would count: too few seeds to tell |
+{verdicts}
+"""
+TOLD_ELSEWHERE = """\
+Surveys run one seed an arm, so that no claim of theirs has a verdict; what they found: {links}.
 """
 
 
@@ -75,20 +79,28 @@ class Part:
         return still_racing(self.study, self.results)
 
 
-def ledger(folder: Path, studies: Iterable[Study]) -> str:
+def ledger(folder: Path, studies: Iterable[Study], surveys: Mapping[str, str] | None = None) -> str:
     """The ledger as Markdown.
 
     Args:
         folder: with a folder of results for each study, of its name; others are left alone. Claims
             that these results do not tell of are looked for in the folder `small` in it.
         studies: that can be in it.
+        surveys: where each is told of, from the ledger, by name.
 
     Raises:
         HeadwayError: results that cannot be read.
     """
     found = [parts for study in studies if (parts := _parts(folder, study))]
     command = f"python -m headway.studies.ledger docs/{folder.name}"
-    page = [INTRODUCTION.format(command=command), _overview(chain.from_iterable(found))]
+    meanings = "\n".join(f"| *{verdict}* | {words} |" for verdict, words in MEANING.items())
+    page = [
+        INTRODUCTION.format(command=command, small=SMALL, verdicts=meanings),
+        _overview(chain.from_iterable(found)),
+    ]
+    if surveys:
+        links = ", ".join(f"[{name}]({place})" for name, place in surveys.items())
+        page.append(TOLD_ELSEWHERE.format(links=links))
     return "\n".join([*page, *map(_section, found)])
 
 
@@ -150,8 +162,11 @@ def _section(parts: Sequence[Part]) -> str:
 def _row(part: Part, found: Finding, commands: Sequence[str]) -> tuple[str, ...]:
     claim, ours = found.claim, found.ours
     caveat = claim.caveat(part.results, ours)
-    size = f"Size {part.results.size}, below."
-    differs = size, claim.differs, _asked(found), _too_few(found), _tuned(part, claim), caveat
+    size = part.results.size
+    differs = (
+        f"Size {size}, below.", claim.differs, _asked(found), _too_few(found, size),
+        _tuned(part, claim), caveat,
+    )  # fmt: skip
     return (
         claim.claim,
         claim.source,
@@ -177,11 +192,15 @@ def _asked(found: Finding) -> str:
     return f"Asked on {asked}, when runs that it is judged by were there."
 
 
-def _too_few(found: Finding) -> str:
-    """How many seeds a verdict needs, where there are fewer."""
-    if found.ours is None or found.ours.seeds >= found.claim.seeds:
+def _too_few(found: Finding, size: Size) -> str:
+    """How many seeds a verdict needs, where there are fewer; or that they show too little."""
+    if found.ours is None:
         return ""
-    return f"A verdict needs {found.claim.seeds} seeds."
+    if found.ours.seeds < found.claim.seeds:
+        return f"A verdict needs {found.claim.seeds} seeds."
+    if found.verdict == Verdict.NOT_TESTABLE and size in found.claim.sizes:
+        return "Too few seeds: what would count is neither shown nor ruled out."
+    return ""
 
 
 def _tuned(part: Part, claim: Claim) -> str:
@@ -213,7 +232,7 @@ def _dates(results: Iterable[Result]) -> str:
 
 def main(paths: list[str]) -> int:
     """Write the ledger beside a folder of results, and claims into pages there; the exit code."""
-    from headway.studies.catalogue import CLAIM_STUDIES
+    from headway.studies.catalogue import CLAIM_STUDIES, SURVEYS
 
     try:
         if len(paths) != 1 or not Path(paths[0]).is_dir():
@@ -221,7 +240,7 @@ def main(paths: list[str]) -> int:
                 f"results: {' '.join(paths) or 'nothing'!r} is not accepted; accepted is one folder"
             )
         folder = Path(paths[0])
-        written = [write_atomically(folder.parent / NAME, ledger(folder, CLAIM_STUDIES))]
+        written = [write_atomically(folder.parent / NAME, ledger(folder, CLAIM_STUDIES, SURVEYS))]
         for path in sorted((folder.parent / PAGES).glob("*.md")):
             page = path.read_text(encoding="utf-8")
             if (new := filled(page, folder, CLAIM_STUDIES)) != page:

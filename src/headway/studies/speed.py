@@ -6,7 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from headway.studies.criteria import SURE, Criterion, Estimate, Verdict, is_sure, left_open, unless
+from headway.studies.criteria import (
+    SURE,
+    Criterion,
+    Estimate,
+    Verdict,
+    is_sure,
+    ruled_out,
+    verdict_of,
+)
 from headway.studies.estimates import median_ratio
 
 
@@ -99,6 +107,9 @@ nothing follows."""
 def faster(published: float, share: float = 0.5) -> Criterion:
     """Surely fewer steps, and not much less of a gain than published.
 
+    Without the p-value it is not partly, as a difference is: the interval is a bootstrap's and not
+    that of the p-value, which is of ranks, so that it alone shows less.
+
     Args:
         published: ratio of steps, at most 1; 1 where no size was published.
         share: of the published gain that ours must reach; less is partly.
@@ -107,13 +118,13 @@ def faster(published: float, share: float = 0.5) -> Criterion:
     enough = 1 - share * (1 - published)
 
     def judge(ours: Estimate) -> Verdict:
-        if ours.high < 1 and is_sure(ours):
-            return Verdict.REPRODUCED if ours.value <= enough else Verdict.PARTLY
-        return left_open(ours.low <= (enough if sized else MATTERS))
+        sooner = ours.high < 1 and is_sure(ours)
+        return verdict_of(
+            counts=sooner and ours.value <= enough,
+            weaker=sooner,
+            reaches=ours.low <= (enough if sized else MATTERS),
+        )
 
     size = f", and at least {share:.0%} of the published gain; partly: less of it"
-    return Criterion(
-        f"below 1 with its interval, {SURE}{size if sized else ''}; "
-        f"{unless('so far' if sized else f'{MATTERS:g}')}",
-        judge,
-    )
+    rest = size if sized else f"; {ruled_out(format(MATTERS, 'g'))}"
+    return Criterion(f"below 1 with its interval, {SURE}{rest}", judge)

@@ -18,7 +18,7 @@ from torch import Tensor
 from headway.report.curves import OVER_SEEDS, bands
 from headway.report.figures import CurveText, Figure, curve_figure
 from headway.studies.claims import Claim, Measures, Results, Run, Size, Study, one_by_one
-from headway.studies.criteria import Criterion, Estimate, Verdict, at_most
+from headway.studies.criteria import Criterion, Estimate, Verdict, at_most, verdict_of
 from headway.studies.estimates import exact, mean_of
 from headway.studies.running import arms_by_seeds
 from headway_settings import StudySettings
@@ -229,9 +229,7 @@ def _largest_error(arm: str, results: Results) -> Estimate | None:
 
 
 def _judge_all(ours: Estimate) -> Verdict:
-    if ours.low >= 0.99:
-        return Verdict.REPRODUCED
-    return Verdict.PARTLY if ours.low > 0.5 else Verdict.NOT_REPRODUCED
+    return verdict_of(counts=ours.low >= 0.99, weaker=ours.low > 0.5, reaches=ours.high >= 0.99)
 
 
 ALL = Criterion("99 % of the starts with its interval; partly: more than half", _judge_all)

@@ -14,6 +14,7 @@ import headway_cli
 from headway.report.tables import markdown_table
 from headway.studies.amicl_study import AMICL
 from headway.studies.catalogue import STUDIES, listing
+from headway.studies.criteria import MEANING, Verdict
 from headway.studies.sink_arms import ARMS
 from headway.studies.sink_growth import grow_sinks, main
 from headway.studies.sink_page import render
@@ -67,11 +68,18 @@ def test_all_studies_are_listed_in_short_and_one_in_full(
     assert shown.startswith("sinks: An attention sink")
     assert shown.count("; state: not run\n") == len(STUDIES)
     assert "reproduced where" not in shown
+    assert re.findall(r"^  (survey|\d+ claim)", shown, re.MULTILINE)[0] == "survey"
+    assert shown.count("  survey of one seed an arm: no claim has a verdict; state: ") == 1
     assert headway_cli.main(["study", "sinks", "amicl", "--list"]) == 0
     told = capsys.readouterr().out
     assert told.startswith("sinks: An attention sink")
     for word in ("  source: arXiv", "  published: ", "  state: not run"):
         assert told.count(f"\n{word}") == 2
+    assert told.count("\n  survey of one seed an arm: no claim has a verdict\n") == 1
+    rule = "".join(f"\n{verdict}: {words}" for verdict, words in MEANING.items())
+    assert told.endswith(f"{rule}\n")
+    assert headway_cli.main(["study", "sinks", "--list"]) == 0
+    assert f"{Verdict.PARTLY}: " not in capsys.readouterr().out
     # What would count is told once for all the claims that are judged by it.
     counts = [line for line in told.splitlines() if line.startswith("  reproduced where: ")]
     assert len(counts) == 2 + len({claim.criterion.words for claim in AMICL.claims})
