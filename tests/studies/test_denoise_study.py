@@ -24,6 +24,7 @@ from headway.studies.denoise_study import (
     DENOISE,
     ERROR,
     NAIVE,
+    OTHERS,
     RACES,
     TASK,
     Denoiser,
@@ -85,9 +86,16 @@ def test_arms_are_gate_and_temperatures_on_both_kinds_of_rows() -> None:
         "value": {"of_value"}, "query": {"of_query"}, "both": {"of_query", "of_value"},
     }  # fmt: skip
     gates = {arm: float(RACE.model(Run(arm, 0)).get_buffer("gate")) for arm in ARMS}
-    assert {arm for arm, gate in gates.items() if gate} == {"gate", "gate-any"}
+    gated = {"gate", "gate-any", *(f"gate-{rows}" for rows in OTHERS)}
+    assert {arm for arm, gate in gates.items() if gate} == gated
     of_any = {arm for arm in ARMS if ARMS[arm].task == replace(TASK, signals="any")}
     assert of_any == {"plain-any", "gate-any"}
+    rows = {arm: (ARMS[arm].task.noise, ARMS[arm].task.length) for arm in ARMS}
+    usual = {arm for arm, of in rows.items() if of == (TASK.noise, TASK.length) == (0.2, 32)}
+    assert usual == {arm for arm in ARMS if arm.rpartition("-")[2] not in OTHERS}
+    for arm in ("plain", "gate"):
+        others = [rows[f"{arm}-{o}"] for o in ("quiet", "loud", "short", "long")]
+        assert others == [(0.1, 32), (0.4, 32), (0.2, 8), (0.2, 64)]
     assert (TASK.classes, TASK.p_signal) == (8, 0.25)
     assert RACE.tuning.published == 1e-4
 
@@ -144,7 +152,9 @@ def test_the_study_learns_runs_and_draws(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 AS_PUBLISHED = {"plain": 0.028, "gate": 0.002, "value": 0.02, "query": 0.025, "both": 0.015,
-                "plain-any": 0.05, "gate-any": 0.03}  # fmt: skip
+                "plain-any": 0.05, "gate-any": 0.03,
+                **{f"plain-{rows}": 0.028 for rows in OTHERS},
+                **{f"gate-{rows}": 0.002 for rows in OTHERS}}  # fmt: skip
 
 
 def made(at: str = "both", **changed: float) -> Results:
@@ -175,8 +185,8 @@ def verdicts(results: Results) -> list[Verdict | None]:
 
 
 def test_made_up_results_of_the_published_kind_are_reproduced() -> None:
-    assert verdicts(made()) == [Verdict.REPRODUCED] * 10
-    assert verdicts(replace(made(), size="small")) == [Verdict.NOT_TESTABLE] * 10
+    assert verdicts(made()) == [Verdict.REPRODUCED] * 14
+    assert verdicts(replace(made(), size="small")) == [Verdict.NOT_TESTABLE] * 14
     shares = [f.ours and f.ours.value for f in findings(CLAIMS, made())][:2]
     assert shares == [pytest.approx((0.03 - 0.002 * 1.01) / 0.029, rel=1e-3),
                       pytest.approx((0.03 - 0.028 * 1.01) / 0.029, rel=1e-2)]  # fmt: skip
@@ -196,8 +206,30 @@ def test_made_up_results_of_the_published_kind_are_reproduced() -> None:
         ({"value": 0.029}, {7}),
         ({"query": 0.029}, {8}),
         ({"both": 0.021}, {9}),
+        ({"gate_quiet": 0.029}, {10}),
+        ({"gate_loud": 0.029}, {11}),
+        ({"gate_short": 0.029}, {12}),
+        ({"gate_long": 0.029}, {13}),
     ],
 )
 def test_each_claim_can_fail(changed: dict[str, Any], numbers: set[int]) -> None:
     found = verdicts(made(**changed))
     assert {n for n, v in enumerate(found) if v is Verdict.NOT_REPRODUCED} == numbers
+
+
+def test_other_rows_stand_in_a_table_and_not_among_the_curves() -> None:
+    results = made(gate_loud=0.01535)
+    (table,) = DENOISE.tables(results)
+    assert [row[:3] for row in table.rows[:4]] == [
+        ("plain", "0.2", "32"), ("gate", "0.2", "32"),
+        ("plain-quiet", "0.1", "32"), ("gate-quiet", "0.1", "32"),
+    ]  # fmt: skip
+    assert [row[0] for row in table.rows[8:]] == ["plain-long", "gate-long"]
+    (loud,) = [row for row in table.rows if row[0] == "gate-loud"]
+    assert loud[3][:4] == loud[4][:4] == "0.50"
+    usual = replace(results, found=tuple(r for r in results if "-" not in r.run.arm))
+    assert list(DENOISE.tables(usual)) == []
+    drawn = [str(figure.plot) for figure in DENOISE.figures(results)]
+    assert len(drawn) == 2
+    assert all("plain-any" in plot for plot in drawn)
+    assert not any(f"plain-{rows}" in plot for rows in OTHERS for plot in drawn)

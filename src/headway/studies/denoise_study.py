@@ -15,8 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from headway.report.cells import Table
 from headway.report.curves import OVER_SEEDS
 from headway.report.figures import CurveText, Figure
+from headway.report.words import MISSING
 from headway.studies.claims import NOT_TESTED, Claim, Results, Size
 from headway.studies.courses import Course, seed_of
 from headway.studies.criteria import Criterion, Estimate, within
@@ -33,7 +35,7 @@ from headway.studies.error_races import (
 )
 from headway.studies.estimates import mean_of
 from headway.studies.speed import faster
-from headway.studies.tuning import Tuning
+from headway.studies.tuning import TEST, Tuning
 from headway.tasks.base import Sample, Task
 from headway.tasks.denoise import Denoise, squared_error
 from headway.training.ensemble import Call
@@ -140,6 +142,13 @@ class DenoiseRace(ErrorRace):
 
 TASK = Denoise(signals="asked")
 ELSEWHERE = Denoise(signals="any")
+OTHERS = {
+    "quiet": (replace(TASK, noise=TASK.noise / 2), "half the noise"),
+    "loud": (replace(TASK, noise=2 * TASK.noise), "twice the noise"),
+    "short": (replace(TASK, length=TASK.length // 4), "rows a quarter as long"),
+    "long": (replace(TASK, length=2 * TASK.length), "rows twice as long"),
+}
+"""Rows of other noise and length, neither of which the paper tells."""
 ABOUT = {
     "plain": "no temperature",
     "gate": "values of tokens whose largest entry is below 1/2 are zero",
@@ -147,6 +156,8 @@ ABOUT = {
     "query": "a temperature 1 + tanh(f(query)) of the query",
     "both": "both temperatures",
 }
+GATED = ("plain", "gate")
+"""Arms that are tried on other rows, too."""
 LEARNED = {"value": {"of_value"}, "query": {"of_query"}, "both": {"of_value", "of_query"}}
 
 
@@ -161,8 +172,11 @@ def _arm(name: str, task: Denoise, where: str = "") -> ErrorArm:
 
 ARMS = {
     **{name: _arm(name, TASK) for name in ABOUT},
+    **{f"{name}-any": _arm(name, ELSEWHERE, ", signals of any class") for name in GATED},
     **{
-        f"{name}-any": _arm(name, ELSEWHERE, ", signals of any class") for name in ("plain", "gate")
+        f"{name}-{rows}": _arm(name, task, f"; {about}")
+        for rows, (task, about) in OTHERS.items()
+        for name in GATED
     },
 }
 RACES: dict[Size, DenoiseRace] = {
@@ -208,7 +222,7 @@ TABLE = "arXiv 2411.12892, text on Table 2"
 
 def _claim(
     sentence: str, estimate: Callable[..., Estimate | None], arms: tuple[str, ...],
-    criterion: Criterion, told: str, published_rate: bool = False,
+    criterion: Criterion, told: str, published_rate: bool = False, asked: str = "",
 ) -> Claim:  # fmt: skip
     rate = "published rate" if published_rate else "best rates"
     return Claim(
@@ -223,9 +237,11 @@ def _claim(
         sizes=("paper",),
         seeds=10,
         differs="" if published_rate else "Rates are tuned, in the paper they are not.",
+        asked=asked,
     )
 
 
+ASKED = "2026-11-30"
 AS_BAYES, AS_NAIVE = (within(there, 0.25) for there in (1.0, 0.0))
 WAY = ": share of the way from naive averaging to Bayes"
 RATIO = ": ratio of squared errors"
@@ -250,7 +266,34 @@ CLAIMS = (
            ("query", "plain"), faster(1.0), NOT_TESTED),
     _claim("Both learned temperatures are better than that of values alone" + RATIO, _ratio,
            ("both", "value"), faster(1.0), NOT_TESTED),
+    *(
+        _claim(f"Gated values are better than plain ones, {about}" + RATIO, _ratio,
+               (f"gate-{rows}", f"plain-{rows}"), faster(1.0), "lower error", asked=ASKED)
+        for rows, (_, about) in OTHERS.items()
+    ),
 )  # fmt: skip
+
+
+def _row_table(results: Results) -> list[Table]:
+    """What noise and length do to plain and gated values; none before other rows than the first
+    were tried."""
+    rows = []
+    for arm in (f"{name}{end}" for end in ("", *(f"-{o}" for o in OTHERS)) for name in GATED):
+        if results.of([arm], stage=TEST):
+            task = RACES[results.size].arms[arm].task
+            assert isinstance(task, Denoise)
+            shares = [_told(_share(arm, published, results)) for published in (True, False)]
+            rows.append((arm, f"{task.noise:g}", str(task.length), *shares))
+    columns = ("arm", "noise", "tokens a row", "published rate", "best rate")
+    title = (
+        "Share of the way from naive averaging to Bayes, by rows (mean over seeds, 95 % interval)"
+    )
+    return [Table(title, columns, tuple(rows))] if len(rows) > len(GATED) else []
+
+
+def _told(share: Estimate | None) -> str:
+    return MISSING if share is None else f"{share.value:.2f} [{share.low:.2f}, {share.high:.2f}]"
+
 
 AT_PUBLISHED = CurveText(
     "published-rate", "Squared error at the published learning rate",
@@ -264,7 +307,9 @@ AT_BEST = replace(
 
 def _figures(results: Results) -> Sequence[Figure]:
     race = RACES[results.size]
-    there = [arm for arm in race.arms if results.of([arm])]
+    # Rows of other noise or length have another naive average.
+    alike = (arm for arm in race.arms if arm.rpartition("-")[2] not in OTHERS)
+    there = [arm for arm in alike if results.of([arm])]
     figures: list[Figure] = []
     for text, rate in ((AT_PUBLISHED, race.tuning.published), (AT_BEST, None)):
         points = {arm: error_points(race, results, arm, ERROR, rate) for arm in there}
@@ -281,9 +326,9 @@ def _differs(size: Size) -> str:
     race = RACES[size]
     return (
         f"Rows of {TASK.length} tokens, noise of {TASK.noise:g}, noisy signals of the class that "
-        "is asked for; in two arms of any class: the paper tells none of this. A value matrix; no "
-        "residual. Naive averaging is the mean of all tokens times the best factor; Bayes knows "
-        "how rows are made. "
+        "is asked for; in two arms of any class, in eight with other noise or length: the paper "
+        "tells none of this. A value matrix; no residual. Naive averaging is the mean of all "
+        "tokens times the best factor; Bayes knows how rows are made. "
         f"{told_training(race)}; {race.rows:,} rows are tested. The paper tells no number of steps."
     )
 
@@ -302,4 +347,5 @@ DENOISE = error_study(
     claims=CLAIMS,
     differs={size: _differs(size) for size in RACES},
     figures=_figures,
+    tables=_row_table,
 )
