@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -23,26 +24,42 @@ def call(command: Sequence[str]) -> int:
         return int(leaving.code or 0)
 
 
-def start(command: Sequence[str], told: Path, **environment: str) -> Any:
-    """The command in a forked process, which need not import everything again."""
+def start(
+    command: Sequence[str], told: Path, errors: Path | None = None, **environment: str
+) -> Any:
+    """The command in a forked process, which need not import everything again.
+
+    Args:
+        command: words of headway.
+        told: file for what it tells.
+        errors: file for what it tells on standard error; that goes to `told` too without one.
+        environment: variables to set.
+    """
     context = multiprocessing.get_context("fork")
-    process = context.Process(target=_child, args=(list(command), told, environment))
+    process = context.Process(target=_child, args=(list(command), told, errors, environment))
     process.start()
     return process
 
 
-def _child(command: list[str], told: Path, environment: dict[str, str]) -> None:
+def _child(
+    command: list[str], told: Path, errors: Path | None, environment: dict[str, str]
+) -> None:
     os.environ.update(environment)
+    # Ctrl-C also where the tests were started with that signal ignored, as shells start jobs.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     with told.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-        sys.stdout = os.fdopen(1, "w", buffering=1)
-        sys.stderr = os.fdopen(2, "w", buffering=1)
-        code = call(command)
-        assert not torch.distributed.is_initialized(), "the command leaves a group of processes"
-        sys.stdout.flush()
-        os._exit(code)
+    if errors is not None:
+        with errors.open("w") as file:
+            os.dup2(file.fileno(), 2)
+    sys.stdout = os.fdopen(1, "w", buffering=1)
+    sys.stderr = os.fdopen(2, "w", buffering=1)
+    code = call(command)
+    assert not torch.distributed.is_initialized(), "the command leaves a group of processes"
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def together(number: int, command: Sequence[str], told: Path) -> list[int]:

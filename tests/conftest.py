@@ -1,5 +1,6 @@
 """What all tests share: one thread a test process, and no time limit on a drawn example."""
 
+import gc
 import os
 
 import torch
@@ -24,3 +25,17 @@ os.environ["HEADWAY_CACHE"] = ""
 # Where CI is set, Hypothesis draws the same examples in every run; elsewhere new ones.
 settings.register_profile("headway", parent=settings(), deadline=None)
 settings.load_profile("headway")
+
+# What is imported stays to the end. The garbage collector would walk through it again and again,
+# which costs more than a tenth of all time where graphs are compiled, so it never looks there.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.set_threshold(5_000, 10, 10)
+    gc.enable()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()

@@ -6,16 +6,37 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
+import headway_cli
+
+SOURCES = str(Path(headway_cli.__file__).parent)
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = json.dumps({"model_type": "gpt2", "n_layer": 7}).encode()
-READ = "from headway.hosts.loading import read_config; print(read_config('some/model').n_layer)"
+# What the hub's client is told it reads when it is imported, which takes seconds: commands that are
+# told the same are processes that fork from one.
+EACH = """
+import json, os, runpy, sys
+import headway_cli
+from headway.hosts.loading import read_config
+
+for number, words in enumerate(json.loads(sys.argv[1])):
+    if os.fork() == 0:
+        for stream, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(f"{number}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+        if words[0] == "read":
+            sys.exit(print(read_config(words[1]).n_layer))
+        sys.argv[1:] = words
+        sys.exit(runpy.run_module("headway", run_name="__main__"))
+    print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+"""
+TRAIN = ["train", "--model", "no/such", "--text", "text.txt"]
+SINKS = ["sinks", "no/such"]
+READ = ["read", "some/model"]
 
 
 class OneConfig(BaseHTTPRequestHandler):
@@ -44,84 +65,102 @@ class OneConfig(BaseHTTPRequestHandler):
         """Nothing on standard error."""
 
 
-@pytest.fixture
-def hub() -> Iterator[tuple[str, list[str]]]:
-    asked: list[str] = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (OneConfig,), {"asked": asked}))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", asked
-    server.shutdown()
-    server.server_close()
+class Done(NamedTuple):
+    """How a command ended and what it told."""
+
+    code: int
+    out: str
+    err: str
 
 
-@pytest.fixture
-def closed() -> str:
-    """Where nobody listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{free.getsockname()[1]}"
-
-
-def run(words: list[str], home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(commands: list[list[str]], home: Path, **environment: str) -> list[Done]:
+    """Commands of headway, or `read` and a model, each in a process of its own."""
     kept = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
-    return subprocess.run(
-        [sys.executable, *words],
-        env=kept | {"HF_HOME": str(home), "HF_HUB_OFFLINE": "0", **environment},
+    done = subprocess.run(
+        [sys.executable, "-c", EACH, json.dumps(commands)],
+        env=kept
+        | {"PYTHONPATH": SOURCES, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
+        | environment,
         cwd=home,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=False,
     )
+    assert done.returncode == 0, done.stderr
+    return [
+        Done(int(code), *((home / f"{number}.{name}").read_text() for name in ("out", "err")))
+        for number, code in enumerate(done.stdout.split())
+    ]
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["train", "--model", "no/such", "--text", "text.txt"],
-        ["retrofit", "no/such"],
-        ["sinks", "no/such"],
-    ],
-    ids=lambda words: words[0],
-)
+@pytest.fixture(scope="module")
+def unreachable(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Done, Path]]:
+    """Verbs where nobody listens, and the folder they ran in."""
+    home = tmp_path_factory.mktemp("unreachable")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        closed = f"http://127.0.0.1:{free.getsockname()[1]}"
+    verbs = [TRAIN, ["retrofit", "no/such"], SINKS]
+    told = run(verbs, home, HF_ENDPOINT=closed)
+    return {words[0]: (done, home) for words, done in zip(verbs, told, strict=True)}
+
+
+class Reached(NamedTuple):
+    """What was done while a hub answered, what it was asked, and what was done offline after."""
+
+    online: list[Done]
+    asked: list[str]
+    offline: list[Done]
+
+
+@pytest.fixture(scope="module")
+def reached(tmp_path_factory: pytest.TempPathFactory) -> Reached:
+    home, asked = tmp_path_factory.mktemp("reached"), []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (OneConfig,), {"asked": asked}))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    online = run([READ, SINKS], home, HF_ENDPOINT=address)
+    asked_online = [*asked]
+    offline = run([READ, SINKS], home, HF_ENDPOINT=address, HF_HUB_OFFLINE="1")
+    server.shutdown()
+    server.server_close()
+    assert asked == asked_online, "the hub is asked where it is off limits"
+    return Reached(online, asked, offline)
+
+
+@pytest.mark.parametrize("verb", ["train", "retrofit", "sinks"])
 def test_no_way_to_the_hub_is_told_at_the_first_try(
-    words: list[str], tmp_path: Path, closed: str
+    verb: str, unreachable: dict[str, tuple[Done, Path]]
 ) -> None:
-    done = run(["-m", "headway", *words], tmp_path, HF_ENDPOINT=closed)
-    assert done.returncode == 2
+    done, home = unreachable[verb]
+    assert done.code == 2
     # transformers' own tries are lines there.
-    assert "Retry" not in done.stderr
-    told = done.stderr.splitlines()[-1]
+    assert "Retry" not in done.err
+    told = done.err.splitlines()[-1]
     assert told.startswith("headway: model: 'no/such' is no folder and not in the hub's cache")
     assert "cannot be reached" in told
     assert "accepted are a folder, and an id on a hub" in told
-    assert not (tmp_path / "runs").exists()
+    assert not (home / "runs").exists()
 
 
-def test_what_the_hub_has_is_read_and_then_found_in_the_cache(
-    tmp_path: Path, hub: tuple[str, list[str]]
-) -> None:
-    address, asked = hub
-    done = run(["-c", READ], tmp_path, HF_ENDPOINT=address)
-    assert (done.returncode, done.stdout) == (0, "7\n"), done.stderr
-    assert any(each.startswith("GET ") for each in asked)
-    offline = run(["-c", READ], tmp_path, HF_ENDPOINT=address, HF_HUB_OFFLINE="1")
-    assert (offline.returncode, offline.stdout) == (0, "7\n"), offline.stderr
+def test_what_the_hub_has_is_read_and_then_found_in_the_cache(reached: Reached) -> None:
+    online, offline = reached.online[0], reached.offline[0]
+    assert online[:2] == (0, "7\n"), online.err
+    assert any(each.startswith("GET ") for each in reached.asked)
+    assert offline[:2] == (0, "7\n"), offline.err
 
 
-def test_a_name_that_the_hub_has_not_is_left_to_transformers(
-    tmp_path: Path, hub: tuple[str, list[str]]
-) -> None:
-    address, asked = hub
-    done = run(["-m", "headway", "sinks", "no/such"], tmp_path, HF_ENDPOINT=address)
-    assert done.returncode == 2
-    assert "cannot be reached" not in done.stderr
-    assert done.stderr.startswith("headway: model: 'no/such' ")
-    assert len(asked) > 1
+def test_a_name_that_the_hub_has_not_is_left_to_transformers(reached: Reached) -> None:
+    done = reached.online[1]
+    assert done.code == 2
+    assert "cannot be reached" not in done.err
+    assert done.err.startswith("headway: model: 'no/such' ")
+    assert sum("/no/such/" in each for each in reached.asked) > 1
 
 
-def test_a_hub_that_is_off_limits_is_named(tmp_path: Path) -> None:
-    done = run(["-m", "headway", "sinks", "no/such"], tmp_path, HF_HUB_OFFLINE="1")
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
+def test_a_hub_that_is_off_limits_is_named(reached: Reached) -> None:
+    done = reached.offline[1]
+    assert done.code == 2
+    (line,) = done.err.splitlines()
     assert "the hub is off limits (HF_HUB_OFFLINE)" in line

@@ -2,64 +2,62 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
-import headway
-from headway.corpora import TokenCorpus
+from headway.corpora import TokenCorpus, recordings, spool, storage
 from headway.corpora.build import build
 from headway.corpora.midi import midi_of_notes
 from headway.corpora.performance import Notes
 from headway.errors import HeadwayError
 from headway_settings import CorpusBuildSettings
 
+# A process that forks from this one need not import everything again.
+FORK = multiprocessing.get_context("fork")
 KINDS = ("text", "music", "speech")
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import headway.corpora.recordings as recordings
-import headway.corpora.spool as spool
-import headway.corpora.storage as storage
-from headway.corpora.build import build
-from headway_settings import CorpusBuildSettings
 
-spool._ENOUGH, recordings._PART_FILES = 300, 4
-root = Path(sys.argv[1])
 
-def while_reading(done, total, text):
-    if total == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
+def small_steps(patch: pytest.MonkeyPatch) -> None:
+    """Builds that save what they have after every few documents."""
+    patch.setattr(spool, "_ENOUGH", 300)
+    patch.setattr(recordings, "_PART_FILES", 4)
 
-def while_encoding(done, total, text):
-    if total > 1 and done > total / 3:
-        os.kill(os.getpid(), signal.SIGKILL)
 
-def before_the_name(*_):
+def kill_me(*_: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
-def silent(*_):
+
+def while_reading(done: int, total: int, text: str) -> None:
+    if total == 1:
+        kill_me()
+
+
+def while_encoding(done: int, total: int, text: str) -> None:
+    if total > 1 and done > total / 3:
+        kill_me()
+
+
+def silent(done: int, total: int, text: str) -> None:
     pass
 
-moments = (while_reading, while_encoding, before_the_name)
-for kind, kill in [(k, f) for k in sys.argv[2:] for f in moments]:
-    if kind == "music" and kill is while_reading:
-        continue
-    child = os.fork()
-    if child == 0:
-        if kill is before_the_name:
-            storage._sync_folder, kill = kill, silent
-        build(CorpusBuildSettings(kind=kind, path=str(root / kind), out=root / f"{kind}-out",
-                                  vocab_size=300, codes=8, sample_rate=12000, workers=1), kill)
-        os._exit(0)
-    print(kind, os.waitpid(child, 0)[1])
-"""
+
+TELL = {"reading": while_reading, "encoding": while_encoding, "naming": silent}
+
+
+def killed_build(root: Path, kind: str, moment: str) -> None:
+    """A build that is killed at a moment."""
+    with pytest.MonkeyPatch.context() as patch:
+        small_steps(patch)
+        if moment == "naming":
+            patch.setattr(storage, "_sync_folder", kill_me)
+        build(settings(root, kind, f"{kind}-out"), TELL[moment])
 
 
 def write_sources(root: Path) -> None:
@@ -100,17 +98,14 @@ def settings(root: Path, kind: str, out: str) -> CorpusBuildSettings:
 
 def test_a_killed_build_leaves_nothing_finished_and_goes_on(tmp_path: Path) -> None:
     write_sources(tmp_path)
-    sources = str(Path(headway.__file__).parents[1])
-    run = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path), *KINDS],
-        env={**os.environ, "PYTHONPATH": sources},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    killed = [*("text",) * 3, *("music",) * 2, *("speech",) * 3]
-    assert run.stdout.split() == [w for k in killed for w in (k, str(signal.SIGKILL.value))]
+    for kind in KINDS:
+        for moment in TELL:
+            if (kind, moment) == ("music", "reading"):
+                continue
+            child = FORK.Process(target=killed_build, args=(tmp_path, kind, moment))
+            child.start()
+            child.join(60)
+            assert child.exitcode == -signal.SIGKILL, (kind, moment)
     for kind in KINDS:
         out = tmp_path / f"{kind}-out"
         assert not out.exists()
@@ -118,8 +113,7 @@ def test_a_killed_build_leaves_nothing_finished_and_goes_on(tmp_path: Path) -> N
             with pytest.raises(HeadwayError):
                 TokenCorpus.load(left)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("headway.corpora.spool._ENOUGH", 300)
-            patch.setattr("headway.corpora.recordings._PART_FILES", 4)
+            small_steps(patch)
             told = Told()
             build(settings(tmp_path, kind, f"{kind}-out"), told)
             build(settings(tmp_path, kind, f"{kind}-whole"), Told())

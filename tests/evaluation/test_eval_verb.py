@@ -2,8 +2,10 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import headway
 import headway_cli
 from headway import KVShift
 
+IMPORT = "import headway, headway.evaluation.loading; print(asked, flush=True)"
 SOURCES = str(Path(headway_cli.__file__).parent)
 
 
@@ -98,22 +101,41 @@ def test_a_result_that_cannot_be_written(model, text, tmp_path, capsys):
         assert "headway: out: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("package", ["lm_eval", "accelerate"])
-def test_a_missing_package_is_one_sentence(package, text):
-    code = f"""
+@pytest.fixture(scope="module")
+def without(tmp_path_factory):
+    """The verb where a package is missing; lines of Python may go before it."""
+    text = write_lines(tmp_path_factory.mktemp("text") / "t.jsonl", [{"text": SENTENCES[0]}])
+
+    @cache
+    def run(package, before=""):
+        code = f"""
 import sys
+asked = []
 class Without:
     def find_spec(name, path=None, target=None):
         if name == {package!r}:
+            asked.append(name)
             raise ModuleNotFoundError("not here", name=name)
 sys.meta_path.insert(0, Without)
+{before}
 import headway_cli
-sys.exit(headway_cli.main(["eval", "gpt2", "--offline-text", {text!r}]))
+sys.exit(headway_cli.main(["eval", "gpt2", "--offline-text", {str(text)!r}]))
 """
-    done = python("-c", code)
+        return python("-c", code)
+
+    return run
+
+
+@pytest.mark.parametrize("missing", [("lm_eval", IMPORT), ("accelerate",)], ids=lambda x: x[0])
+def test_a_missing_package_is_one_sentence(missing, without):
+    done, package = without(*missing), missing[0]
     assert done.returncode == 2
     expected = f"headway: the package {package} is missing: pip install {package}"
     assert done.stderr.strip().splitlines()[-1] == expected
+
+
+def test_headway_itself_needs_no_lm_eval(without):
+    assert without("lm_eval", IMPORT).stdout == "[]\n"
 
 
 def test_a_task_that_needs_the_network(model, tmp_path):
@@ -124,7 +146,7 @@ def test_a_task_that_needs_the_network(model, tmp_path):
     assert done.stderr.splitlines()[-1].startswith("headway: tasks: wikitext cannot be read")
 
 
-def test_lm_evals_own_command_line(model, tasks, tmp_path):
+def test_lm_evals_own_command_line(model, tasks, tmp_path, capsys, monkeypatch, own_tasks_only):
     words = ["--model", "headway", "--model_args", f"pretrained={model}", "--tasks", "pairs"]
     words += ["--include_path", tasks, "--output_path", str(tmp_path / "out")]
     done = python("-m", "headway.evaluation", *words)
@@ -138,9 +160,12 @@ def test_lm_evals_own_command_line(model, tasks, tmp_path):
     assert told["acc,none"] == row["value"]
     words = ["--model", "headway", "--tasks", "pairs", "--include_path", tasks]
     words += ["--model_args", "pretrained=no/such/model"]
-    refused = python("-m", "headway.evaluation", *words)
-    assert refused.returncode == 2
-    assert refused.stderr.splitlines()[-1].startswith("headway: model: 'no/such/model'")
+    monkeypatch.setattr(sys, "argv", ["headway.evaluation", *words])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_module("headway.evaluation", run_name="__main__")
+    assert left.value.code == 2
+    refused = capsys.readouterr().err
+    assert refused.splitlines()[-1].startswith("headway: model: 'no/such/model'")
 
 
 def test_nothing_but_json_on_standard_output(model, tmp_path, capsys, own_tasks_only):
@@ -158,8 +183,3 @@ def test_help_shows_examples():
     done = python("-m", "headway_cli", "eval", "--help")
     assert done.returncode == 0
     assert "examples:\n  headway eval " in done.stdout
-
-
-def test_headway_itself_needs_no_lm_eval():
-    code = "import sys, headway, headway.evaluation.loading; print('lm_eval' in sys.modules)"
-    assert python("-c", code).stdout == "False\n"

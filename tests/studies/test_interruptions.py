@@ -4,8 +4,6 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,38 +11,25 @@ import pytest
 from small_comparisons import by_place, contents, records, settings, words
 
 import headway_cli
+from command_processes import start
 from headway.studies.compare import compare
-
-SOURCES = str(Path(headway_cli.__file__).parent)
-# Ctrl-C also where the tests were started with that signal ignored, as shells start jobs.
-START = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
-import headway_cli
-sys.exit(headway_cli.main())
-"""
 
 
 def interrupt(command, metrics, number, after):
     """Start the command; send the signal once `after` runs ended and one more is under way."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", START, *command],
-        env={**os.environ, "PYTHONPATH": SOURCES, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    told, errors = (metrics.parents[1] / f"told-{after}-{name}" for name in ("out", "err"))
+    process = start(command, told, errors)
     try:
         deadline = time.monotonic() + 120
         while not _under_way(metrics, after):
-            assert process.poll() is None, process.stderr.read()
+            assert process.is_alive(), errors.read_text()
             assert time.monotonic() < deadline
             time.sleep(0.002)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        os.kill(process.pid, number)
+        process.join(60)
     finally:
         process.kill()
-    return process.returncode, out, err
+    return process.exitcode, told.read_text(), errors.read_text()
 
 
 def _under_way(metrics, after):
