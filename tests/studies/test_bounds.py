@@ -47,6 +47,7 @@ def ends(study: Study, results: Results, words: str) -> set[tuple[float, float]]
     [
         (AMICL, "^Accuracy", 0, 1),
         (GRAPH, r"l1 error \(", 0, 16),
+        (GRAPH, "rank correlation", -1, 1),
         (INDUCTION, "accuracy at the end$", 0, 1),
         (INDUCTION, "accuracy at the end less", -1, 1),
         (KV_SHIFT_LM, "share of heads", 0, 1),

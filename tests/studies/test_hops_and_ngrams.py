@@ -45,7 +45,7 @@ def made(arms: dict[str, dict[str, Any]]) -> Results:
                 "score": 0.9, "trained": told.get("trained", 1_000), "diverged": False,
                 "curve": [[10, 0.5], [20, 0.9]],
             }  # fmt: skip
-            run = Run(arm, seed, {"stage": stage, "rate": 0.001})
+            run = Run(arm, seed, {"stage": stage, "rate": told.get("rate", 0.001)})
             found.append(result(run, **measures))
     return Results("paper", {}, tuple(found))
 
@@ -86,13 +86,16 @@ FAR = {"plain": {"hops_8": 0.95, "hops_16": 0.6}, "kv-shift": {"hops_8": 0.99, "
 @pytest.mark.parametrize(
     ("changed", "wanted"),
     [
-        ({}, [Verdict.REPRODUCED] * 3),
+        ({}, [Verdict.REPRODUCED] * 4),
         ({"plain": {"hops_8": 0.95, "hops_16": 0.93}},
-         [Verdict.NOT_REPRODUCED, Verdict.REPRODUCED, Verdict.NOT_REPRODUCED]),
+         [Verdict.NOT_REPRODUCED, Verdict.REPRODUCED, *[Verdict.NOT_REPRODUCED] * 2]),
         ({"kv-shift": {"hops_8": 0.9, "hops_16": 0.5}},
-         [Verdict.REPRODUCED, Verdict.NOT_REPRODUCED, Verdict.NOT_REPRODUCED]),
+         [Verdict.REPRODUCED, *[Verdict.NOT_REPRODUCED] * 3]),
         ({"kv-shift": {"hops_8": 0.9, "hops_16": 0.8}},
-         [Verdict.REPRODUCED, Verdict.NOT_REPRODUCED, Verdict.REPRODUCED]),
+         [Verdict.REPRODUCED, Verdict.NOT_REPRODUCED, *[Verdict.REPRODUCED] * 2]),
+        # Better at 16 hops, and no less is lost from 8 on.
+        ({"plain": {"hops_8": 0.6, "hops_16": 0.5}, "kv-shift": {"hops_8": 1.0, "hops_16": 0.9}},
+         [*[Verdict.REPRODUCED] * 3, Verdict.NOT_REPRODUCED]),
     ],
 )  # fmt: skip
 def test_many_hops_are_judged_at_eight_and_sixteen(
@@ -104,8 +107,8 @@ def test_many_hops_are_judged_at_eight_and_sixteen(
 
 @pytest.mark.parametrize(
     ("trained", "wanted"),
-    [(20_000, [Verdict.REPRODUCED] * 4),
-     (9_000, [Verdict.NOT_TESTABLE] * 3 + [Verdict.REPRODUCED])],
+    [(20_000, [Verdict.REPRODUCED] * 5),
+     (9_000, [Verdict.NOT_TESTABLE] * 4 + [Verdict.REPRODUCED])],
 )  # fmt: skip
 def test_accuracies_at_the_end_are_of_runs_that_were_trained_to_the_end(
     trained: int, wanted: list[Verdict]
@@ -118,7 +121,44 @@ def test_accuracies_at_the_end_are_of_runs_that_were_trained_to_the_end(
     told = "No figure: 12 runs of kv-shift and 12 runs of plain ended when they got to 99%"
     assert caveat.startswith(told) if trained < 20_000 else not caveat
     never = made({"plain": {"last": FAR["plain"]}, "kv-shift": {"steps": 4_000}})
-    assert verdicts(HOPS, never)[3] is Verdict.REPRODUCED
+    assert verdicts(HOPS, never)[4] is Verdict.REPRODUCED
+
+
+def test_what_is_lost_is_paired_by_seed_and_compared_between_arms() -> None:
+    results = made({arm: {"last": last} for arm, last in FAR.items()})
+    shifted = {seed: seed / 100 for seed in range(SEEDS)}  # both arms of a seed lose as much more
+    moved = [
+        replace(r, measures={**r.measures, "last": {**r.measures["last"], "hops_16":
+                r.measures["last"]["hops_16"] - shifted[r.run.seed]}})
+        if r.run.seed in shifted
+        else r
+        for r in results
+    ]  # fmt: skip
+    found = findings(HOPS.claims, replace(results, found=tuple(moved)))[3]
+    assert found.ours is not None
+    assert found.ours.value == pytest.approx((0.6 - 0.95) - (0.97 - 0.99))
+    assert found.ours.high - found.ours.low < 1e-6
+    assert found.claim.asked
+
+
+def test_accuracies_of_arms_at_different_rates_say_so() -> None:
+    apart = {"plain": 0.001, "kv-shift": 0.0003}
+    results = made({arm: {"last": FAR[arm], "rate": rate} for arm, rate in apart.items()})
+    told = [f.claim.caveat(results, f.ours) for f in findings(HOPS.claims, results)]
+    assert told[:2] == ["", ""]
+    assert told[2] == (
+        "Learning rates differ: kv-shift at 0.0003, tuned on 1 seed; plain at 0.001, tuned on 1 "
+        "seed."
+    )
+    assert all("Learning rates differ" in words for words in told[2:])
+
+
+def test_the_headline_says_no_more_than_the_claims() -> None:
+    sentences = [claim.claim for claim in HOPS.claims]
+    assert "degrades beyond 8 hops" in HOPS.claim
+    assert any("degrades beyond 8 hops" in sentence for sentence in sentences)
+    assert "less so" in HOPS.claim
+    assert any("loses more than KV shifting does" in sentence for sentence in sentences)
 
 
 def test_intervals_of_accuracies_end_at_their_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,13 +166,13 @@ def test_intervals_of_accuracies_end_at_their_bounds(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(statistics, "t_interval", lambda _: (-9.0, 9.0, 0.5))
     found = findings(HOPS.claims, made({arm: {"last": last} for arm, last in FAR.items()}))
     ends = [(f.ours.low, f.ours.high) for f in found if f.ours is not None]
-    assert ends == [(-1, 1), (0, 1), (-1, 1)]
+    assert ends == [(-1, 1), (0, 1), (-1, 1), (-2, 2)]
 
 
 def test_a_small_run_that_asks_for_few_hops_tests_nothing() -> None:
     last = {f"hops_{k}": 0.9 for k in range(5)}
     small = replace(made({arm: {"last": last} for arm in FAR}), size="small")
-    assert verdicts(HOPS, small) == [Verdict.NOT_TESTABLE] * 4
+    assert verdicts(HOPS, small) == [Verdict.NOT_TESTABLE] * 5
 
 
 def test_hops_are_those_of_the_code() -> None:

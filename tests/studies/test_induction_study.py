@@ -1,14 +1,12 @@
-"""The induction study: what is held, what is shared, and what is claimed."""
+"""The induction study: what is held, what is shared, and how it is run."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from made_studies import result
 
 from headway.mechanisms import KVShift
 from headway.mechanisms.context import QKV, Context
@@ -16,7 +14,7 @@ from headway.mechanisms.kv_shift import KVShiftModule
 from headway.ops.rotary import rotary
 from headway.studies import estimates, induction_study
 from headway.studies.claim_page import write_claim_page
-from headway.studies.claims import Results, Run, findings
+from headway.studies.claims import Run, findings
 from headway.studies.courses import Course, generator_of, task_batches
 from headway.studies.criteria import Verdict
 from headway.studies.induction_study import (
@@ -220,136 +218,3 @@ def test_a_study_is_tuned_on_its_own_seeds_resumed_and_drawn(
     page = write_claim_page(tmp_path, INDUCTION, results).read_text(encoding="utf-8")
     assert "Accuracy by depth and mechanism" in page
     assert "Accuracy at the end over the width" in page
-
-
-SEEDS = 12
-AS_PUBLISHED: dict[str, int | float | None] = {
-    "plain-1": 0.2, "plain-2": 1000, "plain-4": 1001, "kv-shift": 100, "key-shift": 130,
-    "value-shift": 0.3, "kv-shift-identity": 101, "smeared-key": 180, "short-conv": 150,
-    "plain-2-w8": 0.2, "kv-shift-w8": 0.9, "key-offset": 160,
-}  # fmt: skip
-"""Steps to 99 %, or the accuracy of an arm that does not get there."""
-
-
-def made(**changed: int | float | None) -> Results:
-    arms = AS_PUBLISHED | {name.replace("_", "-"): value for name, value in changed.items()}
-    found = []
-    for arm, value in arms.items():
-        there = isinstance(value, int)
-        for seed in [FIRST_TUNING_SEED, *range(SEEDS)]:
-            stage = TUNING if seed == FIRST_TUNING_SEED else TEST
-            measures: dict[str, Any] = {
-                "steps": value * (10 + seed % 7) // 10 + seed % 3 if there else None,
-                "score": 0.995 if there else value + seed % 3 / 100,
-                "trained": 4_000, "diverged": False, "curve": [[50, 0.5]], "parameters": 1,
-            }  # fmt: skip
-            found.append(result(run_of(arm, seed, stage=stage), **measures))
-    return Results("paper", {}, tuple(found))
-
-
-def verdicts(results: Results) -> list[Verdict | None]:
-    return [f.verdict for f in findings(CLAIMS, results)]
-
-
-def test_made_up_results_of_the_published_kind_are_reproduced() -> None:
-    assert set(verdicts(made())) == {Verdict.REPRODUCED}
-    assert set(verdicts(replace(made(), size="small"))) == {Verdict.NOT_TESTABLE}
-
-
-@pytest.mark.parametrize(
-    ("changed", "number", "verdict"),
-    [
-        ({"kv_shift": 0.9}, 0, Verdict.NOT_REPRODUCED),
-        ({"plain_2": 0.9}, 1, Verdict.NOT_REPRODUCED),
-        ({"plain_1": 0.7}, 2, Verdict.NOT_REPRODUCED),
-        ({"kv_shift": 700}, 3, Verdict.PARTLY),
-        ({"kv_shift": 1200}, 3, Verdict.NOT_REPRODUCED),
-        ({"plain_4": 300}, 4, Verdict.NOT_REPRODUCED),
-        ({"plain_2_w8": 0.8}, 5, Verdict.NOT_REPRODUCED),
-        ({"plain_2_w8": 0.8}, 6, Verdict.NOT_REPRODUCED),
-        ({"key_shift": 80}, 7, Verdict.NOT_REPRODUCED),
-        ({"value_shift": 80}, 8, Verdict.NOT_REPRODUCED),
-        ({"kv_shift_identity": 200}, 9, Verdict.NOT_REPRODUCED),
-        ({"smeared_key": 0.5}, 10, Verdict.NOT_REPRODUCED),
-        ({"smeared_key": 80}, 11, Verdict.NOT_REPRODUCED),
-        ({"key_offset": 0.5}, 12, Verdict.NOT_REPRODUCED),
-        ({"key_offset": 80}, 13, Verdict.NOT_REPRODUCED),
-        ({"short_conv": 80}, 14, Verdict.NOT_REPRODUCED),
-        ({"kv_shift": 0.9, "key_shift": 0.9}, 7, Verdict.NOT_TESTABLE),
-        ({"kv_shift": 0.9}, 7, Verdict.NOT_REPRODUCED),
-        ({"plain_4": 0.9}, 4, Verdict.REPRODUCED),
-    ],
-)
-def test_each_claim_can_fail(changed: dict[str, Any], number: int, verdict: Verdict) -> None:
-    assert verdicts(made(**changed))[number] is verdict
-
-
-def with_steps(results: Results, **steps: int | None) -> Results:
-    """The same where runs that are compared of some arms took so many steps."""
-    named = {name.replace("_", "-"): count for name, count in steps.items()}
-    changed = [
-        replace(r, measures=dict(r.measures) | {"steps": named[r.run.arm]})
-        if r.run.arm in named and r.run.options["stage"] == TEST
-        else r
-        for r in results
-    ]
-    return replace(results, found=tuple(changed))
-
-
-@pytest.mark.parametrize(
-    ("number", "steps", "verdict"),
-    [
-        (4, {"plain_4": 3_900, "plain_2": None}, Verdict.NOT_TESTABLE),
-        (4, {"plain_4": 3_000, "plain_2": None}, Verdict.NOT_REPRODUCED),
-        (4, {"plain_4": None, "plain_2": 3_900}, Verdict.REPRODUCED),
-        (9, {"kv_shift_identity": 3_900, "kv_shift": None}, Verdict.NOT_TESTABLE),
-        (9, {"kv_shift_identity": None, "kv_shift": 3_900}, Verdict.NOT_TESTABLE),
-        (9, {"kv_shift_identity": None, "kv_shift": 2_000}, Verdict.NOT_REPRODUCED),
-    ],
-)
-def test_runs_that_never_got_there_are_no_evidence_that_an_arm_is_slow(
-    number: int, steps: dict[str, int | None], verdict: Verdict
-) -> None:
-    found = findings(CLAIMS, with_steps(made(), **steps))[number]
-    assert found.verdict is verdict
-    assert "not testable where that hangs on how long" in found.claim.criterion.words
-
-
-def test_a_share_of_seeds_is_told_with_the_exact_interval_and_one_seed_makes_the_verdict() -> None:
-    every = made()
-    first = next(r for r in every if r.run.arm == "plain-2" and r.run.seed == 0)
-    lost = replace(first, measures=dict(first.measures) | {"steps": None})
-    but_one = replace(every, found=tuple(lost if r is first else r for r in every))
-    for results, text, verdict in (
-        (every, "100.0% [73.5%, 100.0%]", Verdict.REPRODUCED),
-        (but_one, "91.7% [61.5%, 99.8%]", Verdict.NOT_REPRODUCED),
-    ):
-        found = findings(CLAIMS, results)[1]
-        assert (found.our_text, found.verdict) == (text, verdict)
-
-
-def test_ratios_tell_who_got_there_before_the_learning_rate_had_risen() -> None:
-    results = with_steps(made(), kv_shift=80, key_shift=120)
-    told = {f.claim.claim: f.claim.caveat(results, f.ours) for f in findings(CLAIMS, results)}
-    assert all("ratio of steps" in claim for claim, words in told.items() if words)
-    early = "Within the 100 steps in which the learning rate rises: kv-shift in 12 of 12 seeds."
-    assert sum(early in words for words in told.values()) == 7
-
-
-@pytest.mark.parametrize(
-    ("curve", "verdict"),
-    [
-        ([(10, 0.1), (100, 0.5), (2000, 0.6), (4000, 0.9)], Verdict.NOT_TESTABLE),
-        ([(10, 0.1), (100, 0.5), (2000, 0.86), (4000, 0.9)], Verdict.NOT_REPRODUCED),
-        ([], Verdict.NOT_REPRODUCED),
-        ([(1000, 0.1), (1950, 0.86), (2050, 0.1), (4000, 0.9)], Verdict.NOT_REPRODUCED),
-    ],
-)
-def test_seeds_that_still_learned_do_not_say_that_an_arm_never_gets_there(
-    curve: list[tuple[int, float]], verdict: Verdict
-) -> None:
-    ran = [
-        replace(r, measures=dict(r.measures) | {"curve": curve}) if r.run.arm == "plain-2" else r
-        for r in made(plain_2=0.9)
-    ]
-    assert verdicts(Results("paper", {}, tuple(ran)))[1] is verdict

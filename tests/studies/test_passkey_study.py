@@ -175,17 +175,19 @@ def test_the_study_runs_and_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert title in page
 
 
-AS_PUBLISHED = {"plain": (0.7, 0.4), "query": (0.8, 0.5), "value": (0.75, 0.45), "both": (0.9, 0.6)}
+AS_PUBLISHED = {"plain": (0.7, 0.4), "query": (0.8, 0.5), "value": (0.8, 0.5), "both": (0.9, 0.6)}
 """Keys found in rows that are no longer than in training, and in longer ones."""
 
 
-def made(size: Size = "paper", **changed: tuple[float, float]) -> Results:
+def made(size: Size = "paper", rate: float = 0.01, **changed: tuple[float, float]) -> Results:
+    """Results of these arms; values alone at a rate of their own."""
     found, race = [], RACES[size]
     for arm, (short, long) in (AS_PUBLISHED | changed).items():
         for seed in [FIRST_TUNING_SEED, *range(6)]:
             noise = (seed * 7 + len(arm)) % 5 / 1000
             last = {cell(n): (short if n <= race.learned else long) + noise for n in race.lengths}
-            run = run_of(arm, seed, stage=TUNING if seed == FIRST_TUNING_SEED else TEST)
+            stage = TUNING if seed == FIRST_TUNING_SEED else TEST
+            run = run_of(arm, seed, rate if arm == "value" else 0.01, stage)
             found.append(
                 result(run, steps=None, trained=3_000, diverged=False, curve=[0.1],
                        score=fmean(last.values()), last=last)
@@ -198,25 +200,39 @@ def verdicts(results: Results) -> list[Verdict | None]:
 
 
 def test_made_up_results_of_the_published_kind_are_reproduced() -> None:
-    assert verdicts(made()) == [Verdict.REPRODUCED] * 6
-    assert verdicts(made("small")) == [Verdict.NOT_TESTABLE] * 6
+    assert verdicts(made()) == [Verdict.REPRODUCED] * 7
+    assert verdicts(made("small")) == [Verdict.NOT_TESTABLE] * 7
     assert findings(CLAIMS, made())[0].our_text.startswith("+20.")
 
 
 @pytest.mark.parametrize(
     ("changed", "numbers"),
     [
-        ({"both": (0.6, 0.3)}, {0, 1, 2, 5}),
+        ({"both": (0.6, 0.3)}, {0, 1, 2, 5, 6}),
         ({"both": (0.6, 1.0)}, {1}),
-        ({"both": (1.0, 0.3)}, {2, 5}),  # as many as with queries alone, over all lengths
+        ({"both": (1.0, 0.3)}, {2, 5, 6}),  # as many as with one of them, over all lengths
         ({"query": (0.6, 0.4)}, {3}),
         ({"value": (0.6, 0.4)}, {4}),
         ({"query": (0.95, 0.65)}, {5}),
+        ({"value": (0.95, 0.65)}, {6}),
     ],
 )
 def test_each_claim_can_fail(changed: dict[str, Any], numbers: set[int]) -> None:
     found = verdicts(made(**changed))
     assert {n for n, v in enumerate(found) if v is Verdict.NOT_REPRODUCED} == numbers
+
+
+def test_arms_at_different_learning_rates_say_so() -> None:
+    same, apart = made(), made(rate=0.002)
+    assert not any(f.claim.caveat(same, f.ours) for f in findings(CLAIMS, same))
+    told = {f.claim.arms: f.claim.caveat(apart, f.ours) for f in findings(CLAIMS, apart)}
+    assert {arms for arms, words in told.items() if words} == {
+        ("value", "plain"), ("both", "value")
+    }  # fmt: skip
+    assert told["both", "value"] == (
+        "Learning rates differ: both at 0.01, tuned on 1 seed; value at 0.002, tuned on 1 seed."
+    )
+    assert [c.arms for c in CLAIMS if c.asked] == [("both", "value")]
 
 
 def test_two_points_would_matter() -> None:

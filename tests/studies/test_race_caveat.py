@@ -11,7 +11,12 @@ from made_studies import result
 from headway.studies import estimates
 from headway.studies.claims import Results, Run
 from headway.studies.induction_study import RACES
-from headway.studies.race_caveat import not_all_there, race_caveat
+from headway.studies.race_caveat import (
+    between_looks,
+    not_all_there,
+    race_caveat,
+    rates_apart,
+)
 from headway.studies.speed import faster, steps_ratio
 from headway.studies.tuning import FIRST_TUNING_SEED, TEST, TUNING, steps_of
 
@@ -26,15 +31,17 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimates, "RESAMPLES", 199)
 
 
-def made(arms: dict[str, Sequence[Looks | None]]) -> Results:
-    """Results of runs with these looks, one a seed; None: a run that never got there."""
+def made(arms: dict[str, Sequence[Looks | None]], rate: float = 0.01, tuned: int = 1) -> Results:
+    """Results of runs with these looks, one a seed; None: a run that never got there. The rate is
+    the one that won, on so many seeds."""
     found = []
     for arm, runs in arms.items():
-        race = Run(arm, FIRST_TUNING_SEED, {"stage": TUNING, "rate": 0.01})
-        found.append(result(race, steps=1, trained=1, diverged=False, score=1.0))
+        for seed in range(tuned):
+            race = Run(arm, FIRST_TUNING_SEED + seed, {"stage": TUNING, "rate": rate})
+            found.append(result(race, steps=1, trained=1, diverged=False, score=1.0))
         for seed, looks in enumerate(runs):
             curve = [[step, 0.5] for step in looks or [LIMIT - 10, LIMIT]]
-            run = Run(arm, seed, {"stage": TEST, "rate": 0.01})
+            run = Run(arm, seed, {"stage": TEST, "rate": rate})
             found.append(result(run, steps=looks and looks[-1], curve=curve))
     return Results("paper", {}, tuple(found))
 
@@ -123,3 +130,54 @@ def test_without_a_figure_the_rising_rate_is_told_alone() -> None:
         "Within the 100 steps in which the learning rate rises: kv-shift in 12 of 12 seeds, "
         "plain-2 in 12 of 12 seeds."
     )
+
+
+def at_two_rates() -> Results:
+    """One arm whose best rate is 0.03, and one whose best is 0.01; both are run at the latter."""
+    ours = made({"kv-shift": all_at(190, 200)}, rate=0.03, tuned=3)
+    slower = [r for r in made({"kv-shift": all_at(290, 300)}) if r.run.options["stage"] == TEST]
+    base = made({"plain-2": all_at(390, 400)}, tuned=2)
+    return replace(ours, found=(*ours.found, *slower, *base.found))
+
+
+def test_arms_at_different_rates_are_told_with_the_ratio_at_one_that_both_have() -> None:
+    results = at_two_rates()
+    arms = ("kv-shift", "plain-2")
+    ours = steps_ratio(steps_of(results, arms[0]), steps_of(results, arms[1]), LIMIT)
+    told = race_caveat(RACES, faster(1.0), *arms, results, ours)
+    apart = "kv-shift at 0.03, tuned on 3 seeds; plain-2 at 0.01, tuned on 2 seeds."
+    assert told.endswith(f" Learning rates differ: {apart} Both at 0.01: 0.75 [0.75, 0.75].")
+    assert rates_apart(arms, results) == f"Learning rates differ: {apart}"
+
+
+def test_arms_at_one_rate_or_without_one_are_not_told_of() -> None:
+    same = made({"kv-shift": all_at(200), "plain-2": all_at(400)})
+    assert rates_apart(("kv-shift", "plain-2"), same) == ""
+    assert rates_apart(("kv-shift", "plain-4"), same) == ""
+    assert rates_apart(("kv-shift",), at_two_rates()) == ""
+
+
+def test_without_a_shared_rate_there_is_no_ratio_at_one() -> None:
+    ours = made({"kv-shift": all_at(190, 200)}, rate=0.03)
+    base = made({"plain-2": all_at(390, 400)})
+    results = replace(ours, found=(*ours.found, *base.found))
+    told = race_caveat(RACES, faster(1.0), "kv-shift", "plain-2", results, None)
+    assert told.endswith("plain-2 at 0.01, tuned on 1 seed.")
+
+
+def test_an_interval_between_looks_keeps_the_figure() -> None:
+    results = made({"kv-shift": all_at(200, 300), "plain-2": all_at(400, 600)})
+    ours = steps_ratio(steps_of(results, "kv-shift"), steps_of(results, "plain-2"), LIMIT)
+    assert ours is not None
+    wider = between_looks(LIMIT, "kv-shift", "plain-2", results, ours)
+    assert wider == replace(ours, low=201 / 600, high=300 / 401)
+
+
+def test_a_shared_rate_at_which_no_run_got_there_has_no_ratio() -> None:
+    never: list[Looks | None] = [None] * SEEDS
+    ours = made({"kv-shift": all_at(190, 200)}, rate=0.03)
+    lost = [r for r in made({"kv-shift": never}).found if r.run.options["stage"] == TEST]
+    base = made({"plain-2": never})
+    results = replace(ours, found=(*ours.found, *lost, *base.found))
+    told = race_caveat(RACES, faster(1.0), "kv-shift", "plain-2", results, None)
+    assert told.endswith("plain-2 at 0.01, tuned on 1 seed.")

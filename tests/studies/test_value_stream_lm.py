@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -236,12 +237,16 @@ def test_the_page_draws_names_in_both_forward_passes() -> None:
 
 
 def test_losses_decide_between_the_first_and_the_previous_layer() -> None:
-    better = SAME | {"first": 2.95, "first-half": 2.97, "first-learned": 2.955}
-    found = [str(f.verdict) for f in findings(CLAIMS, made_up({}, 0, better))[4:]]
-    assert found == [
-        "not reproduced", "reproduced", "reproduced", "reproduced", "reproduced", "reproduced",
-        "reproduced",
-    ]  # fmt: skip
+    better = SAME | {"first": 2.95, "first-half": 2.97, "first-learned": 2.94}
+    yes, no = "reproduced", "not reproduced"
+
+    def judged(losses: Mapping[str, float]) -> list[str]:
+        return [str(f.verdict) for f in findings(CLAIMS, made_up({}, 0, losses))[4:]]
+
+    assert judged(better) == [no, *[yes] * 9]
+    assert judged(better | {"first-learned": 2.955})[6] == no  # no better than the fixed weights
+    worse = judged(better | {"first": 3.1, "first-learned": 3.2})
+    assert worse[4:9] == [no] * 5
 
 
 @pytest.mark.parametrize(

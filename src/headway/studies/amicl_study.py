@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ from headway.memory.amicl import Amicl, Task, accuracy
 from headway.report.curves import OVER_SEEDS, bands
 from headway.report.figures import CurveText, Figure, curve_figure
 from headway.studies.claims import Claim, Measures, Results, Run, Size, Study, one_by_one
-from headway.studies.criteria import within
+from headway.studies.criteria import share_error, within
 from headway.studies.estimates import mean_of
 from headway.studies.running import arms_by_seeds
 from headway_settings import StudySettings
@@ -107,7 +106,7 @@ def _recalled(
     arm: str, point: str, published: float, words: str, told: str = "", differs: str = ""
 ) -> Claim:
     """A claim on one point of an arm."""
-    error = 1.96 * math.sqrt(published * (1 - published) / NOTEBOOK_TRIALS)
+    error = share_error(published, NOTEBOOK_TRIALS)
     return Claim(
         claim=f"Accuracy, {words}",
         source=NOTEBOOK,

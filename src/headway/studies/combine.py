@@ -11,10 +11,8 @@ from functools import partial
 
 from headway.studies.claims import NOT_TESTED, Claim, Results, Study
 from headway.studies.combine_found import (
-    chosen_parts,
     effects_on,
     loss_gap,
-    soonest,
     step_ratio,
     tokens_needed,
 )
@@ -30,15 +28,13 @@ from headway.studies.combine_parts import (
     SCREENING,
     SHARES,
     STEP,
-    SUBSETS,
     TOKENS,
     name_of,
     without,
 )
 from headway.studies.combine_runs import perform, runs
 from headway.studies.combine_table import arm_table, losses_and_effects, pair_table, part_table
-from headway.studies.criteria import Criterion, Estimate, at_most, within
-from headway.studies.estimates import exact
+from headway.studies.criteria import Criterion, Estimate, at_most
 from headway.studies.lm_claims import LOWER, OURS, SEEDS, compare
 from headway.studies.lm_course import HEEDS
 from headway.studies.lm_rates import best_rate
@@ -50,19 +46,6 @@ DESIGNED = tuple(map(name_of, DESIGN.runs))
 
 def _effect(part: str, results: Results) -> Estimate | None:
     return effects_on(results, "loss").get(part)
-
-
-def _other_choice(results: Results) -> Estimate | None:
-    """How many parts the screening chooses, or not, other than it did at the size `paper`."""
-    if not effects_on(results, "loss"):
-        return None
-    return exact(len(set(chosen_parts(results)) ^ set(CHOSEN_PARTS)))
-
-
-def _other_soonest(results: Results) -> Estimate | None:
-    """How many parts are recommended that what gets to plain's loss soonest has not, or has."""
-    best = soonest(results)
-    return None if best is None else exact(len(set(SUBSETS[best]) ^ set(RECOMMENDED_PARTS)))
 
 
 def _effect_claim(name: str) -> Claim:
@@ -121,20 +104,10 @@ def _targets(arm: str, differs: str = "", asked: str = "") -> tuple[Claim, ...]:
     )  # fmt: skip
 
 
-PICKED = " Picked among three by these very runs."
+PICKED = " Picked before the other arm that was run with fewer tokens by these very runs."
 
 CLAIMS = (
     *map(_effect_claim, DESIGN.factors),
-    Claim(
-        claim=f"The screening chooses {CHOSEN}: parts in which it differs",
-        source=OURS,
-        published=0,
-        shown=".0f",
-        criterion=within(0, 0),
-        arms=DESIGNED,
-        estimate=_other_choice,
-        sizes=("paper",),
-    ),
     compare(f"On fresh seeds {CHOSEN} has the lower loss (nats, less plain's)", OURS, None, LOWER,
             CHOSEN, PLAIN, told=NOT_TESTED),
     *_targets(CHOSEN),
@@ -143,18 +116,6 @@ CLAIMS = (
                 "it (nats, less that without)", OURS, None, LOWER, CHOSEN, name_of(left),
                 told=NOT_TESTED)
         for out, left in without(CHOSEN_PARTS).items() if left
-    ),
-    Claim(
-        claim=f"Of {CHOSEN} and it less a part, HeadwayConfig.recommended has what gets to plain's "
-        "loss soonest (tokens times step time): parts in which they differ",
-        source=OURS,
-        published=0,
-        shown=".0f",
-        criterion=within(0, 0),
-        arms=(PLAIN, CHOSEN, RECOMMENDED),
-        estimate=_other_soonest,
-        sizes=("paper",),
-        asked=ASKED,
     ),
     *_targets(RECOMMENDED, PICKED, ASKED),
 )  # fmt: skip

@@ -61,7 +61,8 @@ PARTS: Mapping[str, Part] = {
     "temperature": Part(
         about="temperatures of queries and values by token and position",
         mechanism=SelectiveAttention(),
-        source="arXiv 2411.12892, language models",
+        source="arXiv 2411.12892, language models, second-hand",
+        told="-0.006 (perplexity 26.681 to 26.514)",
     ),
     "depth": Part(
         about="in the last layer, attention over the outputs of all layers at the same token",

@@ -193,12 +193,21 @@ def conclusion(results: Results) -> str:
     if best is None:
         return f"{said} It is not confirmed yet."
     needs = "; ".join(_needs(one, results) for one in dict.fromkeys((arm, best)))
-    share, step = tokens_share(best, results), step_ratio(best, results)
-    met = share is not None and step is not None and share <= TOKENS and step.value <= STEP
     return (
-        f"{said} To plain's final loss, {needs}; of what ran, {best} gets there soonest. The "
-        f"target, at most {TOKENS:g} and {STEP:g}, is {'met' if met else 'missed'}."
+        f"{said} To plain's final loss, {needs}; of what ran with fewer tokens, {best} gets there "
+        f"soonest. The target, at most {TOKENS:g} and {STEP:g}, is {_target_met(best, results)}."
     )
+
+
+def _target_met(arm: str, results: Results) -> str:
+    """Whether an arm meets the target, and whether the intervals of tokens and step show it."""
+    sides = (tokens_needed(arm, results), TOKENS), (step_ratio(arm, results), STEP)
+    if any(found is not None and found.low > limit for found, limit in sides):
+        return "missed"
+    if all(found is not None and found.high <= limit for found, limit in sides):
+        return "met"
+    value = all(found is not None and found.value <= limit for found, limit in sides)
+    return f"{'met' if value else 'missed'} by its values, which the intervals do not show"
 
 
 def _needs(arm: str, results: Results) -> str:

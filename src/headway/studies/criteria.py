@@ -95,6 +95,16 @@ def within(published: float, tolerance: float, error: float = 0.0, shown: str = 
     )
 
 
+def share_error(share: float, trials: int) -> float:
+    """How far the 95 % interval of a published share reaches on either side of it.
+
+    Args:
+        share: published.
+        trials: of which it is the share.
+    """
+    return 1.96 * math.sqrt(share * (1 - share) / trials)
+
+
 def _inside(ours: Estimate, low: float, high: float) -> bool:
     return low <= ours.low and ours.high <= high
 
@@ -113,6 +123,14 @@ def at_least(limit: float, shown: str = "g") -> Criterion:
         f"at least {limit:{shown}} with its interval",
         lambda ours: verdict_of(counts=ours.low >= limit, reaches=ours.high >= limit),
     )
+
+
+EVERY_SEED = Criterion(
+    "every seed, and with the interval more than half",
+    lambda ours: verdict_of(counts=ours.value == 1 and ours.low > 0.5, reaches=ours.high >= 1),
+)
+"""A share of seeds that is all of them. Its exact interval starts below 100 % however many seeds
+there are, and ends at 100 % only without one that failed, which rules out that every seed does."""
 
 
 SURE = f"Holm p < {SIGNIFICANCE}"

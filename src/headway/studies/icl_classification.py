@@ -98,11 +98,12 @@ def _added(arm: str) -> Callable[[Results], Estimate | None]:
     return estimate
 
 
+READ = f'"24 % faster" is read as 1 - 0.24; it can also be read as 1 / 1.24 = {1 / 1.24:.2f}.'
 NEVER_THERE = "What it means is ours: the paper has no such arm."
 CLAIMS = (
     *(
         _speed("The value stream learns in context 24 % faster", "value", "plain",
-               faster(PUBLISHED), PUBLISHED, published_rate=at)
+               faster(PUBLISHED), PUBLISHED, differs=READ, published_rate=at)
         for at in (True, False)
     ),
     *_at_both("The value stream is faster than the key stream", "value", "key", faster(1.0), None,
@@ -123,6 +124,12 @@ CLAIMS = (
               "two layers has the same source. " + NEVER_THERE),
     *_at_both("Larger initial values alone change little", "larger-values", "plain",
               within(1.0, 0.1), 1.0, NOT_TESTED, NEVER_THERE, slow_counts=True),
+    *(
+        _speed("The value stream is faster than larger initial values alone", "value",
+               "larger-values", faster(1.0), None, NOT_TESTED, NEVER_THERE, published_rate=at,
+               asked=ASKED)
+        for at in (True, False)
+    ),
     *_at_both("The stream is faster than a second value matrix of its own", "value", "own-matrix",
               faster(1.0), None, NOT_TESTED, NEVER_THERE),
     Claim(

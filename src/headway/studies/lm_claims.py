@@ -8,7 +8,8 @@ from functools import partial
 from headway.studies.claims import SIZES, Claim, Results
 from headway.studies.criteria import Criterion, Estimate, beyond_zero, within
 from headway.studies.estimates import ANY, Bounds, exact, paired
-from headway.studies.lm_rates import compared, measured
+from headway.studies.lm_rates import best_rate, compared, measured, tuning_seeds
+from headway.studies.tuning import TEST
 
 Part = tuple[str, ...]
 """Names of a measure and of parts of it."""
@@ -39,6 +40,38 @@ def less(
     return paired(ours, theirs, bounds)
 
 
+def tuned_unlike(
+    arm: str, base: str, part: Part, shown: str, results: Results, _: Estimate | None
+) -> str:
+    """Sentences on two arms whose rates were tuned on different numbers of seeds: one that is tuned
+    on more is less likely to be run at a rate that was lucky once. Where both were run at the same
+    rate besides, the difference there. Nothing of arms that were tuned alike.
+
+    Args:
+        arm, base, part: as in `less`.
+        shown: the format of a difference.
+        results: of a study.
+    """
+    seeds = {one: tuning_seeds(results, one) for one in (arm, base)}
+    if len(set(seeds.values()) - {0}) < 2:
+        return ""
+    told = ", ".join(
+        f"{one} on {count} (chosen: {best_rate(results, one):g})" for one, count in seeds.items()
+    )
+    there = [{r.run.options["rate"] for r in results.of([one], stage=TEST)} for one in seeds]
+    alike = {
+        rate: found
+        for rate in sorted(set.intersection(*there))
+        if (found := less(arm, base, part, rate, ANY, results)) is not None
+    }
+    others = ", ".join(
+        f"{found.value:{shown}} [{found.low:{shown}}, {found.high:{shown}}] at {rate:g}"
+        for rate, found in alike.items()
+    )
+    same = f" With both at the same rate: {others}." if others else ""
+    return f"Rates were tuned on different numbers of seeds: {told}.{same}"
+
+
 def compare(
     sentence: str,
     source: str,
@@ -53,6 +86,7 @@ def compare(
     bounds: Bounds = ANY,
     shown: str = "+.4f",
     differs: str = "",
+    asked: str = "",
 ) -> Claim:
     """A claim on a measure of an arm less that of another; arguments as in `Claim` and `less`."""
     return Claim(
@@ -67,6 +101,8 @@ def compare(
         seeds=SEEDS,
         sizes=("paper",),
         differs=differs,
+        asked=asked,
+        caveat=partial(tuned_unlike, arm, base, part, shown),
     )
 
 

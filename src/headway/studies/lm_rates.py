@@ -144,6 +144,12 @@ def best_rate(results: Results, arm: str) -> float | None:
     return min(sorted(means), key=lambda rate: means[rate], default=None)
 
 
+def tuning_seeds(results: Results, arm: str) -> int:
+    """On how many seeds every rate of an arm's races was tried."""
+    losses = _tuning_losses(results, arm)
+    return len(set[int].intersection(*map(set, losses.values()))) if losses else 0
+
+
 def compared(
     results: Results, arm: str, rate: float | None = None, share: float | None = None
 ) -> list[Result]:

@@ -1,4 +1,4 @@
-"""What the looks and the rising learning rate of a race leave open of a ratio of steps."""
+"""What looks, a rising learning rate and rates that differ leave open of a comparison of arms."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from headway.studies.claims import Results, Size
 from headway.studies.courses import or_never
 from headway.studies.criteria import Criterion, Estimate
 from headway.studies.speed import steps_ratio
-from headway.studies.tuning import compared_runs, steps_of
+from headway.studies.tuning import TEST, TUNING, chosen_rate, compared_runs, steps_of
 
 if TYPE_CHECKING:
     from headway.studies.token_races import TokenRace
@@ -26,8 +26,9 @@ def race_caveat(
     ours: Estimate | None,
 ) -> str:
     """Sentences on a ratio of steps, each where it holds: which arm got there while the learning
-    rate was rising still; which did not in all seeds; and how far the interval reaches, and what
-    the verdict would be, if a run can have got there anywhere between two looks.
+    rate was rising still; which did not in all seeds; how far the interval reaches, and what the
+    verdict would be, if a run can have got there anywhere between two looks; and at which rates the
+    arms ran where these differ, with the ratio at each rate at which both did.
 
     Args:
         races: of the study, by size.
@@ -38,9 +39,44 @@ def race_caveat(
     """
     race = races[results.size]
     sentences = [_rising(race.warm_up, arm, base, results), not_all_there((arm, base), results)]
+    limit = race.course.limit
     if ours is not None:
-        sentences.append(_between_looks(race.course.limit, criterion, arm, base, results, ours))
+        sentences.append(
+            _told_looks(criterion, ours, between_looks(limit, arm, base, results, ours))
+        )
+    if apart := rates_apart((arm, base), results):
+        sentences += [apart, *_at_shared_rates(limit, arm, base, results)]
     return " ".join(filter(None, sentences))
+
+
+def rates_apart(arms: Sequence[str], results: Results) -> str:
+    """A sentence on the learning rates at which arms are compared, where these differ, and on how
+    many seeds each was tuned on; nothing where they do not."""
+    rates = {arm: rate for arm in arms if (rate := chosen_rate(results, arm)) is not None}
+    if len(set(rates.values())) < 2:
+        return ""
+    told = [
+        f"{arm} at {rate:g}, tuned on {count} seed{'s' * (count > 1)}"
+        for arm, rate in rates.items()
+        if (count := len(results.of([arm], stage=TUNING, rate=rate)))
+    ]
+    return f"Learning rates differ: {'; '.join(told)}."
+
+
+def _at_shared_rates(limit: int, arm: str, base: str, results: Results) -> list[str]:
+    """The ratio at each rate at which both arms were run."""
+    ours, theirs = (
+        {r.run.options["rate"] for r in results.of([name], stage=TEST)} for name in (arm, base)
+    )
+    found = {
+        rate: steps_ratio(steps_of(results, arm, rate), steps_of(results, base, rate), limit)
+        for rate in sorted(ours & theirs)
+    }
+    return [
+        f"Both at {rate:g}: {ratio.value:.2f} {_interval(ratio)}."
+        for rate, ratio in found.items()
+        if ratio is not None
+    ]
 
 
 def not_all_there(arms: Sequence[str], results: Results, rate: float | None = None) -> str:
@@ -70,22 +106,36 @@ def _seeds(
     return {name: (sum(map(holds, each)), len(each)) for name, each in steps.items()}
 
 
-def _between_looks(
-    limit: int, criterion: Criterion, arm: str, base: str, results: Results, ours: Estimate
-) -> str:
+def between_looks(limit: int, arm: str, base: str, results: Results, ours: Estimate) -> Estimate:
+    """A ratio of steps with the interval that it has where a run can have got there anywhere
+    between two looks.
+
+    Args:
+        limit: most steps of a run.
+        arm, base: that are compared.
+        results: of the study.
+        ours: the ratio, as if runs got there when it was seen.
+    """
     least = steps_ratio(_first_steps(results, arm), steps_of(results, base), limit)
     most = steps_ratio(steps_of(results, arm), _first_steps(results, base), limit)
     assert least is not None
     assert most is not None
-    wider = replace(ours, low=least.low, high=most.high)
-    shown, with_that = (f"[{one.low:.2f}, {one.high:.2f}]" for one in (ours, wider))
-    if with_that == shown:
+    return replace(ours, low=least.low, high=most.high)
+
+
+def _told_looks(criterion: Criterion, ours: Estimate, wider: Estimate) -> str:
+    with_that = _interval(wider)
+    if with_that == _interval(ours):
         return ""
     verdict = criterion.judge(wider)
     other = "" if verdict == criterion.judge(ours) else f", and the verdict *{verdict}*"
     return (
         f"Steps are known from one look to the next: the interval with that is {with_that}{other}."
     )
+
+
+def _interval(ratio: Estimate) -> str:
+    return f"[{ratio.low:.2f}, {ratio.high:.2f}]"
 
 
 def _first_steps(results: Results, arm: str) -> dict[int, float]:

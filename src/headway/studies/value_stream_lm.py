@@ -218,6 +218,9 @@ def _names(
     )
 
 
+OF_LAYERS = "As it is told second-hand, the source there was one layer for all that follow."
+ASKED = "2026-11-30"
+
 CLAIMS = (
     _names("The value stream identifies indirect objects (probability of the right name, less "
            "plain's)", f"{PAPER}, small language model", RAISED_TOLD, ("previous", NAMES_OWN),
@@ -242,10 +245,10 @@ CLAIMS = (
         estimate=_harm,
         sizes=("paper",),
         seeds=SEEDS,
-        asked="2026-11-30",
+        asked=ASKED,
     ),
     compare("The value stream lowers the loss (nats, less plain's)", PAPER, None, LOWER,
-            "previous", "plain", told="lower; no figure is given"),
+            "previous", "plain", told="not told; better at 1B"),
     compare("The stream is not only larger values: scaled to the variance of plain ones it does as "
             "well (nats, less the stream's)", OURS, None, no_difference(0.01), "previous-scaled",
             "previous", told=NOT_TESTED),
@@ -253,13 +256,20 @@ CLAIMS = (
             RESFORMER, RESFORMER_GAIN, difference(RESFORMER_GAIN), "first-half", "plain",
             told="-0.027 (2.739 to 2.712)", differs="There 82M parameters and 20B tokens."),
     compare("Values of the previous layer give nothing notable (nats, less plain's)", RESFORMER,
-            0.0, no_difference(0.01), "previous", "plain", told="nothing notable"),
+            0.0, no_difference(0.01), "previous", "plain", told="nothing notable",
+            differs=OF_LAYERS),
     compare("The first layer is the better source (nats, V_n + V_1 less V_n + V_(n-1))", RESFORMER,
-            None, LOWER, "first", "previous", told="lower"),
+            None, LOWER, "first", "previous", told="lower", differs=OF_LAYERS),
     compare("Learned weights are better than halves (nats, less those of halves)",
             "modded-nanogpt, record 9, single runs", LEARNED_GAIN, difference(LEARNED_GAIN),
             "first-learned", "first-half", told="-0.0086 (3.3151 to 3.3065)",
-            differs="There weights start at a half."),
+            differs="There weights start at a half, here at (1, 1), which sets the two apart too."),
+    compare("Learned weights are better than the fixed ones that they start from (nats, less V_n + "
+            "V_1)", OURS, None, LOWER, "first-learned", "first", told=NOT_TESTED, asked=ASKED),
+    compare("Values of the first layer lower the loss (nats, V_n + V_1 less plain's)", OURS, None,
+            LOWER, "first", "plain", told=NOT_TESTED, asked=ASKED),
+    compare("Values of the first layer lower the loss, both weights learned (nats, less plain's)",
+            OURS, None, LOWER, "first-learned", "plain", told=NOT_TESTED, asked=ASKED),
     adds("The value stream adds no parameters: how many more are learned", CODE, 0, "previous",
          "plain"),
 )  # fmt: skip
