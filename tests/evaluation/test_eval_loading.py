@@ -76,7 +76,7 @@ def test_what_is_not_there(tmp_path):
     refused("holds no config.json", str(tmp_path))
     folder = str(saved(llama(), tmp_path / "model"))
     refused("mechanisms: .* is no folder", folder, str(tmp_path / "none"))
-    refused(r"mechanisms|headway\.json", folder, folder)
+    refused(r"mechanisms: .* is no folder with a headway\.json", folder, folder)
     (tmp_path / "model" / "tokenizer.json").unlink()
     refused("its tokenizer", folder)
 
@@ -99,6 +99,13 @@ def test_code_of_the_folder_is_not_run(tmp_path):
     with pytest.raises(HeadwayError, match="trust_remote_code: true is not accepted"):
         HeadwayLM(str(tmp_path), trust_remote_code=True)
     assert not ran.exists()
+
+
+def test_a_field_of_another_kind(tmp_path):
+    saved(llama(), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"use_cache": "often"}))
+    refused("model: .* is not accepted: .*'use_cache'", str(tmp_path))
 
 
 def test_a_model_that_writes_no_text(tmp_path):

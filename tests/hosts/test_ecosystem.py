@@ -6,7 +6,7 @@ from tiny import IDENTITY, LOUD, fitting, make_loud, tiny, tokens
 from transformers import Trainer, TrainingArguments
 
 import headway
-from headway import KVShift, SelectiveAttention
+from headway import HeadwayError, KVShift, OutputGate, SelectiveAttention
 
 pytest.importorskip("accelerate")
 Dataset = pytest.importorskip("datasets").Dataset
@@ -154,6 +154,36 @@ def test_mechanisms_as_modules_to_save(tmp_path):
         unloaded = model.merge_and_unload()
         torch.testing.assert_close(unloaded(ids).logits, expected, atol=1e-5, rtol=1e-5)
         assert headway.attached(unloaded) == PAIR
+
+
+def test_an_adapter_of_transformers(tmp_path):
+    model = headway.attach(tiny("llama"), PAIR)
+    tiny("llama").save_pretrained(tmp_path / "beside")
+    before = (tmp_path / "beside" / "config.json").read_bytes()
+    model.add_adapter(peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    for folder in (tmp_path / "alone", tmp_path / "beside"):
+        model.save_pretrained(folder)
+        assert (folder / "adapter_config.json").is_file()
+    assert not (tmp_path / "alone" / "config.json").exists()
+    assert (tmp_path / "beside" / "config.json").read_bytes() == before
+
+
+def test_lora_inside_mechanisms_is_not_saved(tmp_path):
+    model = headway.attach(tiny("llama"), [OutputGate(init="identity")])
+    tuned = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules="all-linear"))
+    with pytest.raises(HeadwayError, match=r"merge_and_unload\(\).*exclude_modules") as caught:
+        headway.save_mechanisms(tuned, tmp_path / "mechanisms")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "mechanisms").exists()
+    headway.save_mechanisms(tuned.merge_and_unload(), tmp_path / "mechanisms")
+    headway.load_mechanisms(tiny("llama"), tmp_path / "mechanisms")
+
+    apart = {"target_modules": "all-linear", "exclude_modules": r".*headway.*"}
+    other = headway.attach(tiny("llama"), [OutputGate(init="identity")])
+    other = peft.get_peft_model(other, peft.LoraConfig(r=2, **apart))
+    assert any("lora_" in name for name in other.state_dict())
+    headway.save_mechanisms(other, tmp_path / "mechanisms")
+    headway.load_mechanisms(tiny("llama"), tmp_path / "mechanisms")
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gpt2", "bloom"])

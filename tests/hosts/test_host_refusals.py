@@ -42,7 +42,13 @@ def test_an_unknown_family():
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: torch.nn.Linear(2, 2), lambda: AutoModel.from_config(tiny("llama").config)]
+    "make",
+    [
+        lambda: torch.nn.Linear(2, 2),
+        lambda: AutoModel.from_config(tiny("llama").config),
+        lambda: None,
+        lambda: "gpt2",
+    ],
 )
 def test_what_is_no_language_model(make):
     refused("model: a .* is not accepted", headway.attach, make(), PAIR)
@@ -77,6 +83,15 @@ def test_lists_without_meaning():
     refused("list is empty", headway.attach, tiny("llama"), [])
     refused("swap them", headway.attach, tiny("llama"), PAIR[::-1])
     refused("is not a mechanism", headway.attach, tiny("llama"), ["kv_shift"])
+    refused(r"a KVShift is no list.*\[KVShift\(\)\]", headway.attach, tiny("llama"), KVShift())
+    refused("a NoneType is no list", headway.attach, tiny("llama"), None)
+    refused("a str is no list", headway.attach, tiny("llama"), "kv_shift")
+
+
+def test_a_generator_is_read_once():
+    model = headway.attach(tiny("llama"), (m for m in PAIR))
+    assert headway.attached(model) == PAIR
+    assert list(headway.mechanism_parameters(model))
 
 
 def test_attaching_twice():
@@ -107,6 +122,20 @@ def test_under_inference_mode():
     model = tiny("llama")
     with torch.inference_mode():
         refused("inference_mode", headway.attach, model, PAIR)
+
+
+def test_parts_are_in_the_mode_of_their_modules():
+    for wanted in (True, False):
+        model = headway.attach(tiny("llama").train(wanted), PAIR)
+        assert {m.training for m in model.modules()} == {wanted}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_a_dynamically_quantised_model():
+    quantise = torch.ao.quantization.quantize_dynamic
+    model = quantise(tiny("llama"), {torch.nn.Linear}, dtype=torch.qint8)
+    before = model(tokens(2, 9)).logits
+    assert torch.equal(headway.attach(model, PAIR)(tokens(2, 9)).logits, before)
 
 
 def test_on_meta():

@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import LOUD, SIZES, fitting, make_loud, tiny, tokens
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import headway
 from headway import HeadwayError, KVShift, OutputGate, SelectiveAttention
+from headway.hosts.model import MARK
 
 pytestmark = pytest.mark.filterwarnings("ignore:the logits change at once")
 LISTS = ("kv_shift", "everything", "replaced")
@@ -122,7 +123,8 @@ def test_one_of_ours_loads_too(tmp_path):
 
 
 def test_folders_that_are_refused(tmp_path):
-    refused("path_or_hub_id: .*cannot be read", headway.from_pretrained, tmp_path / "absent")
+    absent = "^path_or_hub_id: '[^']*absent' cannot be read"
+    refused(absent, headway.from_pretrained, tmp_path / "absent")
     plain = tmp_path / "plain"
     tiny("llama").save_pretrained(plain)
     refused("holds no mechanisms; load it with AutoModel", headway.from_pretrained, plain)
@@ -165,6 +167,53 @@ def test_a_folder_that_lacks_mechanisms_tensors(saved):
     refused("lacks 6 of its mechanisms' tensors", headway.from_pretrained, saved)
 
 
+def test_fields_of_the_configuration(saved):
+    model = headway.from_pretrained(
+        saved, use_cache=False, attention_dropout=0.25, dtype="bfloat16", output_attentions=True
+    )
+    assert not model.config.use_cache
+    assert model.model.layers[0].self_attn.attention_dropout == 0.25
+    assert model.config._attn_implementation == "eager"
+    assert model.dtype == torch.bfloat16
+    other = headway.from_pretrained(saved, dtype="auto", attn_implementation="eager")
+    assert (other.config._attn_implementation, other.dtype) == ("eager", torch.float32)
+    refused("use_cache", headway.from_pretrained, saved, use_cache="often")
+
+
+def test_a_configuration_that_is_given(saved):
+    given = AutoConfig.from_pretrained(saved)
+    given.use_cache = False
+    before = given.to_dict()
+    for config in (given, str(saved), headway.from_pretrained(saved, use_cache=False).config):
+        model = headway.from_pretrained(saved, config=config)
+        assert model.config.use_cache == (config == str(saved))
+        assert headway.attached(model) == LOUD["everything"]
+    assert given.to_dict() == before
+    assert given._attn_implementation == MARK
+    plain = tiny("llama").config
+    refused("config: it names no mechanisms", headway.from_pretrained, saved, config=plain)
+
+
+def test_the_report_of_loading(saved):
+    file = saved / "model.safetensors"
+    tensors = load_file(file) | {"more": torch.zeros(1)}
+    save_file(tensors, file, metadata={"format": "pt"})
+    model, report = headway.from_pretrained(saved, output_loading_info=True)
+    assert headway.attached(model) == LOUD["everything"]
+    assert (set(report["unexpected_keys"]), set(report["missing_keys"])) == ({"more"}, set())
+
+
+def test_a_whole_folder_is_not_the_mechanisms_alone(saved):
+    words = "no headway.json, .*loaded by headway.from_pretrained"
+    refused(words, headway.load_mechanisms, tiny("llama"), saved)
+
+
+def test_a_file_in_the_place_of_a_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    model = headway.attach(tiny("llama"), PAIR)
+    refused("path: .*cannot be made a folder", headway.save_mechanisms, model, tmp_path / "file")
+
+
 @pytest.mark.parametrize("content", [b"", b"\x00" * 40, b"not a safetensors file"])
 def test_a_damaged_folder(saved, content):
     (saved / "model.safetensors").write_bytes(content)
@@ -191,7 +240,7 @@ def state(model):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda p: (p / "headway.json").unlink(), "cannot be read"),
+        (lambda p: (p / "headway.json").unlink(), "no headway.json, hence save_mechanisms did not"),
         (lambda p: (p / "headway.json").write_text("{"), "damaged headway.json"),
         (lambda p: (p / "headway.json").write_text("[]"), "headway.json of another form"),
         (lambda p: (p / "headway.safetensors").unlink(), "safetensors"),

@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 from planted import SINK_TOKEN, Plan, plant, plant_bert, plant_gpt2, plant_llama, text
 
+import headway
+from headway import KVShift
 from headway.waiver.battery import run_battery
 from headway.waiver.functional import waiver_test
 from headway.waiver.profile import profile_sinks
@@ -152,3 +154,20 @@ def test_a_token_that_is_a_sink_anywhere_is_placed():
     battery = run_battery(plant(plan), text(plan, 30, scattered=0.04))
     assert (battery.placed, battery.origin) == (SINK_TOKEN, plan.tokens // 4)
     assert f"Token {SINK_TOKEN} is a sink wherever it stands" in decide(battery).words
+
+
+@pytest.mark.parametrize(
+    ("make", "plan"), [(plant_llama, Plan("feature")), (plant_gpt2, Plan("position", "learned"))]
+)
+def test_mechanisms_that_change_nothing_change_no_number(make, plan):
+    model, ids = make(plan), text(plan, 10)
+    plain = profile_sinks(model, ids, battery=True)
+    headway.attach(model, [KVShift(init="identity")])
+    found = profile_sinks(model, ids, battery=True)
+    assert {"T2", "T3"} <= {effect.test for effect in found.battery.effects}
+    assert found.battery.skipped == plain.battery.skipped
+    assert found.battery.encodings == plain.battery.encodings
+    assert found.verdict == plain.verdict
+    for ours, theirs in zip(found.battery.effects, plain.battery.effects, strict=True):
+        assert ours.words == theirs.words
+        assert ours.total == pytest.approx(theirs.total, abs=1e-9, nan_ok=True)

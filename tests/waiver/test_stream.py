@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ from headway.waiver.stream import (
     read_stream,
     recomputed_nats,
 )
+from headway_settings import StreamSettings
 
 pytest.importorskip("tyro", reason="the verb needs the package tyro")
 
@@ -304,3 +306,11 @@ except SystemExit:
     )
     assert done.stdout.endswith("False\n")
     assert "headway stream my-llama --text book.txt" in done.stdout
+
+
+def test_a_text_that_was_not_named_is_called_what_it_is():
+    short = SimpleNamespace(input_ids=[1, 2])
+    with pytest.raises(
+        HeadwayError, match="5 are asked for, and the text of Python's sources gives 2;"
+    ):
+        streaming._tokens(StreamSettings(model="m", tokens=5), lambda *_, **__: short, ["a"])

@@ -19,6 +19,7 @@ from transformers.cache_utils import (
 from headway.errors import HeadwayError
 from headway.mechanisms.sizes import dims_of, mechanisms_of
 from headway.mechanisms.state import DecodeState
+from headway.pickling import reduce_by
 
 LAYER_KINDS = (DynamicLayer, DynamicSlidingWindowLayer, StaticLayer, StaticSlidingWindowLayer)
 
@@ -77,14 +78,17 @@ class WithState(CacheLayerMixin):
 
 @memoized
 def _with_state(kind: type) -> type:
-    body = {"is_croppable": False} if issubclass(kind, StaticLayer) else {}
+    body: dict[str, Any] = {"__reduce_ex__": reduce_by(_with_state, kind)}
+    if issubclass(kind, StaticLayer):
+        body["is_croppable"] = False
     return type(kind.__name__, (WithState, kind), body)
 
 
 @memoized
 def _as_both(kind: Any) -> Any:
     """Some code of transformers asks for its own kinds of cache."""
-    return type(HeadwayCache.__name__, (HeadwayCache, kind), {"__module__": __name__})
+    body = {"__module__": __name__, "__reduce_ex__": reduce_by(_as_both, kind)}
+    return type(HeadwayCache.__name__, (HeadwayCache, kind), body)
 
 
 class HeadwayCache(Cache):

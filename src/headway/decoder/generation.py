@@ -1,11 +1,40 @@
 """The cache that `generate` gets, for our decoder and for models with attached mechanisms."""
 
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from headway.decoder.cache import HeadwayCache, check_offloading
 from headway.errors import HeadwayError
 
 CACHES = (None, "dynamic", "static", "offloaded", "offloaded_static")
+
+
+def refuse_pages(name: str) -> NoReturn:
+    """Refuse transformers' continuous batching, asked for by `name`.
+
+    Raises:
+        HeadwayError: always.
+    """
+    raise HeadwayError(
+        f"{name}: continuous batching is not accepted, as its pages of keys and values have no "
+        "room for what mechanisms carry; accepted is generate, which takes padded batches"
+    )
+
+
+def check_pages(config: Any, inputs: dict[str, Any]) -> None:
+    """Refuse a forward pass of continuous batching, which comes with a paged cache as `cache`.
+
+    Args:
+        config: of the model.
+        inputs: the arguments of the forward by name.
+
+    Raises:
+        HeadwayError: it is one.
+    """
+    implementation = config._attn_implementation or ""
+    if implementation.startswith("paged|"):
+        refuse_pages(f"attn_implementation: {implementation!r}")
+    if inputs.get("cache") is not None:
+        refuse_pages("cache")
 
 
 class HeadwayGeneration:
@@ -44,3 +73,15 @@ class HeadwayGeneration:
             if recording:
                 cache.activate_past_recording()
         return prepared
+
+    def generate_batch(self, *_args: Any, **_options: Any) -> NoReturn:
+        """Refused with a HeadwayError: see `refuse_pages`."""
+        refuse_pages("generate_batch")
+
+    def init_continuous_batching(self, *_args: Any, **_options: Any) -> NoReturn:
+        """Refused with a HeadwayError: see `refuse_pages`."""
+        refuse_pages("init_continuous_batching")
+
+    def continuous_batching_context_manager(self, *_args: Any, **_options: Any) -> NoReturn:
+        """Refused with a HeadwayError: see `refuse_pages`."""
+        refuse_pages("continuous_batching_context_manager")

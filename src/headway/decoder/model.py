@@ -14,7 +14,7 @@ from headway.decoder.block import Block, Depth
 from headway.decoder.cache import HeadwayCache
 from headway.decoder.configuration import HeadwayConfig
 from headway.decoder.forward_pass import ForwardPass, Probe, start_pass
-from headway.decoder.generation import HeadwayGeneration
+from headway.decoder.generation import HeadwayGeneration, check_pages
 from headway.decoder.head_loss import causal_lm_loss
 from headway.decoder.norms import make_norm
 from headway.decoder.projection import untouched
@@ -267,7 +267,11 @@ class HeadwayForCausalLM(HeadwayGeneration, HeadwayPreTrainedModel, GenerationMi
 
         Args:
             skip_logits: give no logits beside the loss; None: while training.
+
+        Raises:
+            HeadwayError: an input of another form.
         """
+        check_pages(self.config, kwargs)
         out = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

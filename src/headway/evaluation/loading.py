@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from headway.errors import HeadwayError
 from headway.hosts import load_mechanisms
 from headway.hosts.loading import device_of, read_config, read_model, read_tokenizer
+from headway.hosts.saving import DESCRIPTION
 from headway_settings import EvalDtype
 
 
@@ -34,9 +35,10 @@ def load_for_evaluation(
         accepted = ", ".join(get_args(EvalDtype))
         raise HeadwayError(f"dtype: value is {dtype!r}; accepted are {accepted}")
     place, config = device_of(device), read_config(model)
-    if mechanisms is not None and not Path(mechanisms).is_dir():
+    if mechanisms is not None and not (Path(mechanisms) / DESCRIPTION).is_file():
         raise HeadwayError(
-            f"mechanisms: {mechanisms!r} is no folder; accepted is one that save_mechanisms wrote"
+            f"mechanisms: {mechanisms!r} is no folder with a {DESCRIPTION}; accepted is one that "
+            "save_mechanisms wrote"
         )
     loaded = read_model(model, config, dtype, AutoModelForCausalLM)
     tokenizer = read_tokenizer(model, loaded.config)

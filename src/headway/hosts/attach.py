@@ -1,7 +1,8 @@
 """Put mechanisms into a model of transformers, in place, and take them out again."""
 
+import copy
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any, TypeVar, cast
 
@@ -15,13 +16,12 @@ from headway.hosts.model import HostForCausalLM
 from headway.hosts.parts import PART, AttentionParts, LayerParts, ModelParts, settle
 from headway.mechanisms.base import Dims, Learned, Mechanism, Place
 from headway.mechanisms.compose import check_list
-from headway.mechanisms.sizes import dims_of, mechanisms_of
+from headway.mechanisms.sizes import CONFIG_FIELD, dims_of, mechanisms_of
 
 Model = TypeVar("Model", bound=nn.Module)
-CONFIG_FIELD = "mechanisms"
 
 
-def attach(model: Model, mechanisms: Sequence[Mechanism]) -> Model:
+def attach(model: Model, mechanisms: Iterable[Mechanism]) -> Model:
     """Put mechanisms into a causal language model of transformers, in place.
 
     The model keeps its class name, its parameters and their names; new parameters stand in
@@ -49,9 +49,10 @@ def attach(model: Model, mechanisms: Sequence[Mechanism]) -> Model:
             "attach: new parameters made under torch.inference_mode() cannot be trained or saved; "
             "accepted is to attach outside of it"
         )
-    check_fit(host.config, mechanisms)
-    moving = [m.name for m in mechanisms if not m.starts_as_identity]
-    install(host, mechanisms)
+    listed = _listed(mechanisms)
+    check_fit(host.config, listed)
+    moving = [m.name for m in listed if not m.starts_as_identity]
+    install(host, listed)
     if moving:
         warnings.warn(
             f"the logits change at once, as {', '.join(moving)} start(s) as in the paper; with "
@@ -62,8 +63,21 @@ def attach(model: Model, mechanisms: Sequence[Mechanism]) -> Model:
     return model
 
 
+def _listed(mechanisms: Any) -> list[Mechanism]:
+    """Read once, as it may be a generator."""
+    if isinstance(mechanisms, str) or not isinstance(mechanisms, Iterable):
+        raise HeadwayError(
+            f"mechanisms: a {type(mechanisms).__name__} is no list; accepted is a list, as in "
+            "[KVShift()]"
+        )
+    return list(mechanisms)
+
+
 def detach(model: Model) -> Model:
     """Take the mechanisms out again: the very model from before, with its weights of now.
+
+    Its configuration stays the copy that attaching made, without the mechanisms: what was changed
+    meanwhile, such as the size of the vocabulary, holds on.
 
     Raises:
         HeadwayError: there is nothing attached.
@@ -118,7 +132,8 @@ def bare(model: nn.Module) -> PreTrainedModel:
     Raises:
         HeadwayError: it is none, or was compiled.
     """
-    if isinstance(model, torch._dynamo.OptimizedModule) or model._compiled_call_impl is not None:
+    compiled = isinstance(model, torch._dynamo.OptimizedModule)
+    if compiled or getattr(model, "_compiled_call_impl", None) is not None:
         raise HeadwayError(
             "model: it was compiled, and a compiled model keeps the attention it was compiled "
             "with; attach first and compile then"
@@ -146,6 +161,27 @@ def attached_host(model: nn.Module) -> PreTrainedModel:
 
 
 def install(host: PreTrainedModel, mechanisms: Sequence[Mechanism]) -> None:
+    """Put a checked list in, and into the model's configuration."""
+    build_in(host, mechanisms)
+    _own_config(host)
+    setattr(host.config, CONFIG_FIELD, [m.to_dict() for m in mechanisms])
+
+
+def _own_config(host: PreTrainedModel) -> None:
+    """Give a model a copy of its configuration, as other models may be made from the same one.
+
+    Caches are built from `model.config` alone, so the mechanisms have to stand in it.
+    """
+    copies: dict[int, Any] = {}
+    copy.deepcopy(host.config, copies)
+    for module in host.modules():
+        # Layers hold on to it, or to a part of it.
+        known = copies.get(id(vars(module).get("config")))
+        if known is not None:
+            vars(module)["config"] = known
+
+
+def build_in(host: PreTrainedModel, mechanisms: Sequence[Mechanism]) -> None:
     """Build what a checked list needs and change the classes of the modules that take part."""
     family, dims = check_fit(host.config, mechanisms)
     try:
@@ -171,12 +207,12 @@ def install(host: PreTrainedModel, mechanisms: Sequence[Mechanism]) -> None:
     for module, parts, _ in built:
         if parts is not None:
             _initialise(host, parts)
-            settle(parts, _device(module), host.dtype)
+            settle(parts, _device(module, host.device), host.dtype)
+            parts.train(module.training)
     for module, parts, mixin in built:
         if parts is not None:
             module.add_module(PART, parts)
         _change_class(module, host_class(cast(Any, mixin), cast(Any, type(module))))
-    setattr(host.config, CONFIG_FIELD, [m.to_dict() for m in mechanisms])
 
 
 def _initialise(host: PreTrainedModel, parts: nn.Module) -> None:
@@ -188,14 +224,17 @@ def _initialise(host: PreTrainedModel, parts: nn.Module) -> None:
         learned.reset_parameters()
 
 
-def _device(module: nn.Module) -> torch.device:
-    """Where a module computes; a weight that was offloaded lies elsewhere (accelerate's hook)."""
+def _device(module: nn.Module, otherwise: torch.device) -> torch.device:
+    """Where a module computes; a weight that was offloaded lies elsewhere (accelerate's hook).
+
+    Quantised linear maps may have no parameters.
+    """
     for child in module.modules():
         hook = getattr(child, "_hf_hook", None)
         where: Any = getattr(hook, "execution_device", None)
         if where is not None:
             return torch.device(where)
-    return next(module.parameters()).device
+    return next((p.device for p in module.parameters()), otherwise)
 
 
 def _change_class(module: nn.Module, new: type[nn.Module]) -> None:

@@ -13,6 +13,7 @@ from headway.hosts.parts import AttentionParts
 from headway.hosts.scores import attend_with_lse
 from headway.mechanisms.compose import Norm
 from headway.mechanisms.context import QKV
+from headway.ops.attention import merge
 from headway.ops.choice import takes_kernel
 
 
@@ -93,10 +94,9 @@ class HostAttention(FamilyMixin):
         if need_lse:
             # transformers' sdpa leaves the cap out, where it does not refuse it.
             softcap = None if self.config._attn_implementation == "sdpa" else options.get("softcap")
-            out, lse = attend_with_lse(
+            return attend_with_lse(
                 self, q, k, v, call.mask, self.scaling, dropout=dropout, softcap=softcap
             )
-            return out, lse, None
         interface = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, self.eager_attention_forward
         )
@@ -128,7 +128,7 @@ class HostAttention(FamilyMixin):
         cache = layer_past if past_key_values is None else past_key_values
         call, parts = Call(attention_mask, cache, options), self.headway
         if parts.replaced:
-            return self._shortcut(hidden_states, headway, call), None
+            return self._shortcut(hidden_states, headway, call)
         raw, ctx = self.project(hidden_states), None
         if parts.fused is not None and self.fuses and takes_kernel(raw.q, parts.fused.choice):
             around = headway.positions_and_state(self.layer_idx, hidden_states.device, cache)
@@ -152,7 +152,7 @@ class HostAttention(FamilyMixin):
             out = parts.mechanisms.epilogue(out, lse, ctx)
         update = self.output(out.transpose(1, 2).flatten(2))
         if parts.shortcut is not None:
-            update = update + self._shortcut(hidden_states, headway, call)
+            update = update + self._shortcut(hidden_states, headway, call)[0]
         return update, weights
 
     def _remember_and_attend(
@@ -162,17 +162,25 @@ class HostAttention(FamilyMixin):
             k, v = call.cache.update(k, v, slot)
         return self.attend(q, k, v, call, need_lse)
 
-    def _shortcut(self, hidden: Tensor, headway: HostPass, call: Call) -> Tensor:
+    def _shortcut(
+        self, hidden: Tensor, headway: HostPass, call: Call
+    ) -> tuple[Tensor, Tensor | None]:
+        """The update, and the weights `(B, H, T, S)` of each position summed over layers."""
         shortcut = self.headway.shortcut
         assert shortcut is not None
+        known: list[tuple[Tensor, Tensor]] = []
 
         def attend(q: Tensor, k: Tensor, v: Tensor, slot: int) -> tuple[Tensor, Tensor]:
             q, k = self.rotate(q, k, call)
-            out, lse, _ = self._remember_and_attend(q, k, v, slot, call, need_lse=True)
+            out, lse, weights = self._remember_and_attend(q, k, v, slot, call, need_lse=True)
             assert lse is not None
+            if weights is not None:
+                # Layer by layer, so that one layer's weights stand in memory and not all.
+                known[:] = [merge([*known, (weights, lse)])]
             return out, lse
 
-        return shortcut(hidden, headway.tapped, attend, self.scaling)
+        update = shortcut(hidden, headway.tapped, attend, self.scaling)
+        return update, known[0][0] if known else None
 
 
 def split_heads(x: Tensor, head_dim: int) -> Tensor:

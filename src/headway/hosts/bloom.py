@@ -75,8 +75,11 @@ class BloomLayer(HostLayer):
         return super().__call__(*args, **options, headway=self.run)
 
     def attention_update(self, x: Tensor, **options: Any) -> Tensor:
+        run: HostPass = options["headway"]
         normed = self.attention_norm(x)
-        return self.self_attention(normed, torch.zeros_like(x), **options)[0]
+        update, weights = self.self_attention(normed, torch.zeros_like(x), **options)
+        run.weights[self.headway.layer_idx] = weights
+        return update
 
     def mlp_update(self, x: Tensor) -> Tensor:
         return self.mlp(self.post_attention_layernorm(x), torch.zeros_like(x))
@@ -88,7 +91,10 @@ class BloomLayer(HostLayer):
 
     def forward(self, hidden_states: Tensor, *args: Any, **options: Any) -> Any:
         out = super().forward(hidden_states, *args, **options)
-        return out if isinstance(out, tuple) else (out, None)
+        if isinstance(out, tuple):
+            return out
+        run: HostPass = options["headway"]
+        return out, run.weights.pop(self.headway.layer_idx)
 
 
 class BloomModel(HostModel):

@@ -16,6 +16,7 @@ from headway.hosts.attention import HostAttention
 from headway.hosts.layer import HostLayer
 from headway.hosts.model import HostModel
 from headway.mechanisms.base import Mechanism
+from headway.pickling import reduce_by
 
 FILES = ("llama", "gemma", "phi3", "gpt_neox", "gpt2", "opt", "bloom", "gpt_oss")
 """One module each in this package, with a `FAMILIES` tuple."""
@@ -135,6 +136,7 @@ def host_class(mixin: type[nn.Module], original: type[nn.Module]) -> type[nn.Mod
     body: dict[str, Any] = {n: staticmethod(space[n]) for n in BORROWED if n in space}
     body["__module__"], body["__qualname__"] = original.__module__, original.__qualname__
     body["original_class"] = original
+    body["__reduce_ex__"] = reduce_by(host_class, mixin, original)
     if issubclass(mixin, HostModel):
         forward: Any = original.forward
         code = getattr(forward, "__wrapped__", forward)

@@ -30,6 +30,7 @@ class HostPass:
         outputs: 0 the embedding, l the output of the l-th layer.
         updates: 0 the embedding, then what every sublayer added.
         tapped: normed outputs that the last layer's shortcut reads.
+        weights: of attention by layer, on their way out of a layer that gives them on itself.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class HostPass:
         self.outputs: dict[int, Tensor] = {}
         self.updates: dict[int, Tensor] = {}
         self.tapped: tuple[Tensor, ...] = ()
+        self.weights: dict[int, Tensor | None] = {}
 
     def context(self, layer_idx: int, hidden: Tensor, cache: Any) -> Context:
         """The surroundings of one layer's mechanisms, on the device of `hidden`."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from headway.errors import HeadwayError
@@ -115,7 +116,7 @@ def _told(where: str, loader: Any, model: str, **options: Any) -> Any:
             return loader.from_pretrained(model, trust_remote_code=False, **options)
     except HeadwayError:
         raise
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, StrictDataclassError) as error:
         said = " ".join(str(error).split()).partition(". ")[0]
         raise HeadwayError(f"{where} is not accepted: {said}") from error
 

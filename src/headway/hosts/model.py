@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from headway.decoder.cache import HeadwayCache
-from headway.decoder.generation import HeadwayGeneration
+from headway.decoder.generation import HeadwayGeneration, check_pages
 from headway.decoder.observer import OBSERVED
 from headway.errors import HeadwayError
 from headway.files import write_atomically
@@ -17,6 +17,7 @@ from headway.hosts.mixin import FamilyMixin
 from headway.hosts.parts import ModelParts
 from headway.mechanisms.base import Learned
 from headway.mechanisms.frequency import standardised_log_counts
+from headway.mechanisms.sizes import CONFIG_FIELD
 
 
 class InitialisesParts(FamilyMixin):
@@ -53,9 +54,10 @@ class HostModel(InitialisesParts):
         """As the family's own. An empty cache of transformers becomes a `HeadwayCache`.
 
         Raises:
-            HeadwayError: a cache that was filled elsewhere.
+            HeadwayError: a cache that was filled elsewhere, or one of pages.
         """
         kwargs.update(zip(self.input_names, args, strict=False))
+        check_pages(self.config, kwargs)
         kwargs["past_key_values"] = self._cache(kwargs)
         kwargs["headway"] = self.start_pass(kwargs)
         return super().forward(**kwargs)
@@ -125,10 +127,16 @@ class HostForCausalLM(HeadwayGeneration, InitialisesParts):
                 "saves as this does"
             )
         cast(Any, super()).save_pretrained(save_directory, *args, **kwargs)
-        file = Path(save_directory) / "config.json"
         if kwargs.get("is_main_process", True):
-            marked = json.loads(file.read_text(encoding="utf-8")) | {"attn_implementation": MARK}
-            write_atomically(file, json.dumps(marked, indent=2, sort_keys=True) + "\n")
+            _mark(Path(save_directory) / "config.json")
+
+
+def _mark(file: Path) -> None:
+    # With an adapter added, transformers writes that alone; what lies there may be another's.
+    written = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if CONFIG_FIELD in written:
+        marked = written | {"attn_implementation": MARK}
+        write_atomically(file, json.dumps(marked, indent=2, sort_keys=True) + "\n")
 
 
 MARK = "headway: this model has attached mechanisms; load it with headway.from_pretrained(path)"

@@ -20,7 +20,7 @@ def attend_with_lse(
     scaling: float,
     dropout: float = 0.0,
     softcap: float | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Attention by the host's own mask.
 
     Under 'sdpa', which gives no log-sum-exp, and 'eager' all scores are stored; 'flex_attention'
@@ -37,7 +37,8 @@ def attend_with_lse(
         softcap: `cap tanh(score / cap)` before the mask.
 
     Returns:
-        `(B, H, T, D)` and `(B, H, T)`, in float32 or wider.
+        Output `(B, H, T, D)`, log-sum-exp `(B, H, T)` in float32 or wider, and under 'eager' the
+        weights `(B, H, T, S)`, as the family's own function gives them.
 
     Raises:
         HeadwayError: the implementation gives no log-sum-exp.
@@ -47,17 +48,17 @@ def attend_with_lse(
         without_padding()
         flex: Any = ALL_ATTENTION_FUNCTIONS["flex_attention"]
         out, lse = flex(module, q, k, v, mask, scaling=scaling, softcap=softcap)
-        return out.transpose(1, 2), lse
+        return out.transpose(1, 2), lse, None
     if backend == OBSERVED:
         out, lse = observed_attention(module, q, k, v, mask, scaling, dropout, softcap)
-        return out.transpose(1, 2), lse
+        return out.transpose(1, 2), lse, None
     if backend not in ("eager", "sdpa"):
         raise HeadwayError(
             f"attn_implementation: {backend!r} gives no log-sum-exp here, which a mechanism needs; "
             "accepted are eager, sdpa, and flex_attention on a GPU"
         )
-    out, lse, _ = eager_scores(q, k, v, mask, scaling, dropout, softcap, module.training)
-    return out, lse
+    out, lse, weights = eager_scores(q, k, v, mask, scaling, dropout, softcap, module.training)
+    return out, lse, weights if backend == "eager" else None
 
 
 def eager_scores(

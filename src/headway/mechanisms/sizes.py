@@ -4,6 +4,9 @@ from typing import Any
 
 from headway.mechanisms.base import Dims, Mechanism
 
+CONFIG_FIELD = "mechanisms"
+"""Of a configuration: the list, in JSON form."""
+
 
 def mechanisms_of(config: Any) -> list[Mechanism]:
     """The mechanisms that a configuration carries in its field `mechanisms`, in JSON form.
@@ -11,7 +14,7 @@ def mechanisms_of(config: Any) -> list[Mechanism]:
     Raises:
         HeadwayError: one of them is unknown, or has an option that is not accepted.
     """
-    return [Mechanism.from_dict(m) for m in getattr(config, "mechanisms", None) or []]
+    return [Mechanism.from_dict(m) for m in getattr(config, CONFIG_FIELD, None) or []]
 
 
 def dims_of(config: Any, qk_norm: bool = False) -> Dims:

@@ -95,9 +95,10 @@ def _tokens(settings: StreamSettings, tokenizer: Any, documents: list[str]) -> T
     """The first tokens of the text, `(N,)`, begun as the tokenizer begins a text."""
     found = tokenizer("\n\n".join(documents), verbose=False).input_ids
     if len(found) < settings.tokens:
+        read = f"the text {settings.text!r}" if settings.text else "the text of Python's sources"
         raise HeadwayError(
-            f"tokens: {settings.tokens} are asked for, and the text {settings.text!r} gives "
-            f"{len(found)}; accepted are at most as many, or a longer text"
+            f"tokens: {settings.tokens} are asked for, and {read} gives {len(found)}; accepted are "
+            "at most as many, or a longer text"
         )
     return torch.tensor(found[: settings.tokens])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import weakref
 from typing import Any
 
@@ -12,6 +11,7 @@ from transformers import PreTrainedModel
 
 from headway.decoder.cache import HeadwayCache
 from headway.errors import HeadwayError
+from headway.waiver.inputs import input_names
 
 
 class Watch:
@@ -51,7 +51,7 @@ class Watch:
         shown: Tensor = kwargs["inputs_embeds"] if ids is None else ids
         positions, real = cache.begin(shown, ids, kwargs.get("attention_mask"))
         # A stack that takes no positions (BLOOM) counts distances in the columns of its mask.
-        own = {"position_ids": positions} if _takes_positions(decoder) else {}
+        own = {"position_ids": positions} if "position_ids" in input_names(decoder) else {}
         mask = None if own and bool(real.all()) else real.to(shown.device, torch.long)
         return args, {**kwargs, "attention_mask": mask, **own}
 
@@ -75,8 +75,3 @@ def _hook(watch: weakref.ref[Watch]) -> Any:
         return None if living is None else living.before(decoder, args, kwargs)
 
     return before
-
-
-def _takes_positions(decoder: nn.Module) -> bool:
-    named = getattr(decoder, "input_names", None)
-    return "position_ids" in (named or inspect.signature(decoder.forward).parameters)

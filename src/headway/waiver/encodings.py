@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from headway.decoder import HeadwayModel
 from headway.decoder.observer import Observer
+from headway.waiver.inputs import input_names
 from headway.waiver.watch import run, stack_of, watching
 
 PositionMap = Callable[[Tensor], Tensor]
@@ -82,7 +82,7 @@ def encodings_of(model: nn.Module, input_ids: Tensor) -> Encodings:
     natural = _states(stack, ids, Observer())
     if not _same(natural, _states(stack, ids, Observer(positions=constant(0)))):
         return Encodings("relative", observed=True)
-    if "position_ids" not in inspect.signature(stack.forward).parameters:
+    if "position_ids" not in input_names(stack):
         reason = f"the forward pass of {name} takes no position_ids"
         return Encodings("closed", reason=reason)
     padding = getattr(stack.config, "pad_token_id", None)
@@ -136,7 +136,7 @@ def _same(left: Tensor, right: Tensor) -> bool:
 @contextmanager
 def _remapped(stack: nn.Module, change: PositionMap, base: int) -> Iterator[None]:
     """Hand `change`d position ids to every forward pass of `stack`, also with a cache."""
-    names = list(inspect.signature(stack.forward).parameters)
+    names = input_names(stack)
 
     def before(_module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
         given = dict(zip(names, args, strict=False)) | kwargs
