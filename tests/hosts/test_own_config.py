@@ -2,7 +2,6 @@
 
 import json
 
-import peft
 import pytest
 import torch
 from tiny import IDENTITY, SIZES, VOCABULARY, fitting, tiny, tiny_config, tokens
@@ -59,6 +58,7 @@ def test_mechanisms_alone_into_one_of_two(tmp_path):
 
 
 def test_a_peft_model_reads_the_same():
+    peft = pytest.importorskip("peft")
     model = peft.get_peft_model(tiny("llama"), peft.LoraConfig(r=2, target_modules=["q_proj"]))
     headway.attach(model, [SHIFT])
     assert model.config is model.get_base_model().config
