@@ -65,8 +65,8 @@ def soonest(results: Results) -> str | None:
 
 def time_needed(arm: str, results: Results) -> float | None:
     """The time that an arm takes to plain's final loss, over plain's: tokens times step time."""
-    share, step = tokens_share(arm, results), step_ratio(arm, results)
-    return None if share is None or step is None else share * step.value
+    share, step = tokens_share(arm, results), step_median(arm, results)
+    return None if share is None or step is None else share * step
 
 
 def loss_gap(arm: str, share: float, results: Results) -> Estimate | None:
@@ -84,12 +84,18 @@ def tokens_share(arm: str, results: Results) -> float | None:
     return share_without_interval(arm, PLAIN, SHARES, results)
 
 
+def step_median(arm: str, results: Results) -> float | None:
+    """Step time over plain's: the median of the rounds of all processes that measured it."""
+    return median(rounds) if (rounds := _rounds(arm, results)) else None
+
+
 def step_ratio(arm: str, results: Results) -> Estimate | None:
-    """Step time over plain's: the median of rounds with its bootstrap interval; each process that
-    measured it counts as a seed."""
-    processes = results.of([arm], stage=COST)
-    ratios: list[tuple[float, ...]] = [
-        (ratio,) for process in processes for ratio in process.measures["step_ratios"]
-    ]
+    """The same with its bootstrap interval over rounds; each process counts as a seed."""
+    ratios: list[tuple[float, ...]] = [(ratio,) for ratio in _rounds(arm, results)]
     found = resampled(ratios, lambda rounds: median(ratio for (ratio,) in rounds))
-    return None if found is None else replace(found, seeds=len(processes))
+    return None if found is None else replace(found, seeds=len(results.of([arm], stage=COST)))
+
+
+def _rounds(arm: str, results: Results) -> list[float]:
+    processes = results.of([arm], stage=COST)
+    return [ratio for process in processes for ratio in process.measures["step_ratios"]]

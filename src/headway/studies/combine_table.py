@@ -23,6 +23,7 @@ from headway.studies.combine_found import (
     effects_on,
     pairs_on,
     soonest,
+    step_median,
     step_ratio,
     time_needed,
     tokens_needed,
@@ -212,8 +213,8 @@ def _target_met(arm: str, results: Results) -> str:
 
 def _needs(arm: str, results: Results) -> str:
     """How many tokens, and at which step time."""
-    step = step_ratio(arm, results)
-    told = words.MISSING if step is None else f"{step.value:.4f}"
+    step = step_median(arm, results)
+    told = words.MISSING if step is None else f"{step:.4f}"
     return f"{arm} needs {_tokens(arm, results)} of plain's tokens at {told} of its step time"
 
 

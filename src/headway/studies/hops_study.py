@@ -93,8 +93,7 @@ def _accuracy(score: str, arm: str, results: Results) -> Estimate | None:
 
 
 def _loss_of_hops(arm: str, results: Results) -> Estimate | None:
-    many, few = (_at_the_end(score, arm, results) for score in (MANY, FEW))
-    return paired(many, few, bounds=(-1, 1))
+    return paired(*_many_and_few(arm, results), bounds=(-1, 1))
 
 
 def _more_lost(arm: str, base: str, results: Results) -> Estimate | None:
@@ -105,8 +104,12 @@ def _more_lost(arm: str, base: str, results: Results) -> Estimate | None:
 
 def _lost(arm: str, results: Results) -> dict[int, float]:
     """Accuracy at many hops less that at few, by seed."""
-    many, few = (_at_the_end(score, arm, results) for score in (MANY, FEW))
+    many, few = _many_and_few(arm, results)
     return {seed: many[seed] - few[seed] for seed in many}
+
+
+def _many_and_few(arm: str, results: Results) -> tuple[dict[int, float], dict[int, float]]:
+    return _at_the_end(MANY, arm, results), _at_the_end(FEW, arm, results)
 
 
 def _gain(arm: str, base: str, results: Results) -> Estimate | None:
