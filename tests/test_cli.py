@@ -1,5 +1,6 @@
 """The command line before any verb runs: help, refusals and exit codes, told at once."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -199,16 +200,33 @@ def test_report_refuses_a_folder_without_results(
 @pytest.mark.parametrize(("no_color", "coloured"), [("1", False), ("", True)])
 def test_no_color_is_respected(no_color: str, coloured: bool) -> None:
     ours, theirs = os.openpty()
-    subprocess.run(
+    with subprocess.Popen(
         [sys.executable, "-m", "headway_cli", "study", "--help"],
         env={**os.environ, "PYTHONPATH": SOURCES, "NO_COLOR": no_color, "TERM": "xterm"},
         stdout=theirs,
         stderr=theirs,
-        timeout=60,
-        check=False,
-    )
-    os.close(theirs)
-    shown = os.read(ours, 65536).decode()
+    ):
+        os.close(theirs)
+        shown = read_terminal(ours)
     os.close(ours)
     assert "headway study" in shown
     assert ("\x1b[" in shown) == coloured
+
+
+def read_terminal(descriptor: int) -> str:
+    """All that is written to a pseudo-terminal until the last writer closes it.
+
+    Read while it is written: a terminal takes some kilobytes, then its writer waits for a reader.
+    """
+    pieces = []
+    while True:
+        try:
+            piece = os.read(descriptor, 65536)
+        except OSError as error:  # Linux tells the end so
+            if error.errno != errno.EIO:
+                raise
+            break
+        if not piece:
+            break
+        pieces.append(piece)
+    return b"".join(pieces).decode()
