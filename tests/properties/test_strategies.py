@@ -33,11 +33,11 @@ def test_a_drawn_mechanism_changes_the_logits(name: str) -> None:
 
 def reads_its_own_input_alone(case: Case) -> bool:
     """A shortcut in the place of self-attention whose one tap is the last layer's own input, with
-    no features in between: that is self-attention."""
+    no features in between: that is self-attention, where its projections have no biases either."""
     shortcut = case.mechanisms[0]
     if not isinstance(shortcut, LayerShortcut):
         return False
     plain = (shortcut.features, shortcut.mode, shortcut.reach) == ("none", "replace", "context")
     last = case.host["num_hidden_layers"] - 1
     only = (shortcut.taps == "all" and last == 1) or shortcut.taps == (last,)
-    return plain and only
+    return plain and only and not case.host["attention_bias"]
