@@ -66,6 +66,25 @@ def test_a_figure_that_is_always_right_allows_no_sampling_error() -> None:
     assert one.verdict == Verdict.NOT_REPRODUCED
 
 
+def test_points_that_were_added_to_results_name_the_plots_they_are_read_from() -> None:
+    added = {claim.claim: claim for claim in AMICL.claims if claim.asked}
+    assert {name: claim.published for name, claim in added.items()} == {
+        "Accuracy, a = 0.75, T = 20, D = 100, K = 50": 0.0,
+        "Accuracy, a = 1.5, T = 20, D = 100, K = 50": 1.0,
+        "Accuracy, Pearson, a = 1.25, T = 20, D = 100, K = 50": 0.87,
+    }
+    assert all(claim.besides and "from a plot" in claim.differs for claim in added.values())
+    own = {"0.75": 0.01, "1.5": 0.99, "1.25": 0.86}
+    points = tuple(
+        Result(Run(arm, seed), own, "c", "d", {}, "2026-01-01", 0.0)
+        for arm in ("dot", "pearson")
+        for seed in range(10)
+    )
+    found = {f.claim.claim: f for f in findings(AMICL.claims, Results("small", {}, points))}
+    assert [f.ours.value for name in added if (f := found[name]).ours] == [0.01, 0.99, 0.86]
+    assert {found[name].verdict for name in added} == {Verdict.REPRODUCED}
+
+
 def test_fewer_than_ten_seeds_give_no_verdict() -> None:
     found = findings(AMICL.claims, made({"key-weight": 1.0}, seeds=9))
     assert {f.verdict for f in found} == {Verdict.NOT_TESTABLE, None}

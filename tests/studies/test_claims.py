@@ -46,6 +46,8 @@ def test_p_values_are_corrected_apart_for_what_is_asked_besides(
         own = [i for i, (_, kind) in enumerate(drawn) if bool(kind) == besides]
         corrected = [one.p for i in own if (one := found[i].ours) is not None]
         assert corrected == holm([drawn[i][0] for i in own])
+    together = [other.ours.p for one in found if (other := one.in_one_family) and other.ours]
+    assert together == holm([p for p, _ in drawn])
 
 
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=12))

@@ -57,19 +57,43 @@ def verdicts(study: Study, results: Results) -> list[Verdict | None]:
 def test_n_grams_are_neither_better_nor_worse_within_bounds() -> None:
     plain = {"plain-1": {"steps": 1000}, "plain-2": {"steps": 500}}
     same = made(plain | {"kv-shift-1": {"steps": 1005}, "kv-shift-2": {"steps": 495}})
-    assert verdicts(NGRAM, same) == [Verdict.REPRODUCED] * 2
-    assert verdicts(NGRAM, replace(same, size="small")) == [Verdict.NOT_TESTABLE] * 2
+    assert verdicts(NGRAM, same) == [Verdict.REPRODUCED] * 4
+    assert verdicts(NGRAM, replace(same, size="small")) == [Verdict.NOT_TESTABLE] * 4
     faster = made(plain | {"kv-shift-1": {"steps": 600}, "kv-shift-2": {"steps": 495}})
-    assert verdicts(NGRAM, faster) == [Verdict.NOT_REPRODUCED, Verdict.REPRODUCED]
+    assert verdicts(NGRAM, faster) == [Verdict.NOT_REPRODUCED, *[Verdict.REPRODUCED] * 3]
     never = made({"plain-1": {}, "kv-shift-1": {}})
-    assert verdicts(NGRAM, never) == [Verdict.NOT_TESTABLE, None]
+    assert verdicts(NGRAM, never) == [Verdict.NOT_TESTABLE, None] * 2
 
 
 def test_n_grams_that_were_never_learned_do_not_say_that_arms_are_alike() -> None:
     late = {"plain-1": {}, "kv-shift-1": {"steps": 3_900}}
-    assert verdicts(NGRAM, made(late)) == [Verdict.NOT_TESTABLE, None]
+    assert verdicts(NGRAM, made(late))[0] is Verdict.NOT_TESTABLE
     early = {"plain-1": {}, "kv-shift-1": {"steps": 1_000}}
-    assert verdicts(NGRAM, made(early)) == [Verdict.NOT_REPRODUCED, None]
+    assert verdicts(NGRAM, made(early))[0] is Verdict.NOT_REPRODUCED
+
+
+@pytest.mark.parametrize("shorter", ["plain-1", "kv-shift-1"])
+def test_n_grams_that_one_arm_learns_alone_are_a_difference(shorter: str) -> None:
+    """One seed of an arm does not get there; in another one neither does, which counts for none."""
+    all_ = made({"plain-1": {"steps": 1_000}, "kv-shift-1": {"steps": 1_000}})
+    never = {(shorter, 0), ("plain-1", 1), ("kv-shift-1", 1)}
+    lost = [
+        replace(r, measures={**r.measures, "steps": None})
+        if (r.run.arm, r.run.seed) in never
+        else r
+        for r in all_
+    ]
+    found = findings(NGRAM.claims, results := replace(all_, found=tuple(lost)))[2]
+    assert found.ours is not None
+    assert (found.our_text, found.ours.seeds) == ("90.9% [58.7%, 99.8%]", SEEDS - 1)
+    assert found.verdict is Verdict.NOT_REPRODUCED
+    assert found.claim.caveat(results, found.ours).startswith("Got there: kv-shift-1 in 1")
+    assert [bool(claim.asked) for claim in NGRAM.claims] == [False, False, True, True]
+
+
+def test_n_grams_are_told_as_the_paper_tells_them() -> None:
+    for told in NGRAM.differs.values():
+        assert "0.8K in one layer, 0.4M in two and 50M in four, which are not run" in told
 
 
 def test_ratios_of_n_grams_tell_who_got_there_before_the_learning_rate_had_risen() -> None:
@@ -120,6 +144,8 @@ def test_accuracies_at_the_end_are_of_runs_that_were_trained_to_the_end(
     caveat = found[2].claim.caveat(results, found[2].ours)
     told = "No figure: 12 runs of kv-shift and 12 runs of plain ended when they got to 99%"
     assert caveat.startswith(told) if trained < 20_000 else not caveat
+    first = found[0].claim.caveat(results, found[0].ours)
+    assert first.startswith("The same of kv-shift" if trained == 20_000 else "No figure: 12 runs")
     never = made({"plain": {"last": FAR["plain"]}, "kv-shift": {"steps": 4_000}})
     assert verdicts(HOPS, never)[4] is Verdict.REPRODUCED
 
@@ -145,12 +171,26 @@ def test_accuracies_of_arms_at_different_rates_say_so() -> None:
     apart = {"plain": 0.001, "kv-shift": 0.0003}
     results = made({arm: {"last": FAR[arm], "rate": rate} for arm, rate in apart.items()})
     told = [f.claim.caveat(results, f.ours) for f in findings(HOPS.claims, results)]
-    assert told[:2] == ["", ""]
+    assert "Learning rates differ" in told[0]  # it tells of the other arm, too
+    assert told[1] == ""
     assert told[2] == (
         "Learning rates differ: kv-shift at 0.0003, tuned on 1 seed; plain at 0.001, tuned on 1 "
         "seed."
     )
     assert all("Learning rates differ" in words for words in told[2:])
+
+
+def test_what_the_other_arm_loses_is_told_where_plain_attention_is_judged() -> None:
+    results = made({arm: {"last": last} for arm, last in FAR.items()})
+    told = [f.claim.caveat(results, f.ours) for f in findings(HOPS.claims, results)]
+    assert told[:4] == ["The same of kv-shift: -2.0% [-2.0%, -2.0%].", "", "", ""]
+    alone = made({"plain": {"last": FAR["plain"]}})
+    found = findings(HOPS.claims, alone)[0]
+    assert found.verdict is Verdict.REPRODUCED
+    assert found.claim.caveat(alone, found.ours) == ""
+    ended = {"last": FAR["kv-shift"], "steps": 4_000, "trained": 9_000}
+    cut = made({"plain": {"last": FAR["plain"]}, "kv-shift": ended})
+    assert found.claim.caveat(cut, found.ours) == ""
 
 
 def test_the_headline_says_no_more_than_the_claims() -> None:

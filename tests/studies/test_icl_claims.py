@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
 import pytest
 from made_studies import result
+from scipy.stats import spearmanr
 
 from headway.studies import estimates
 from headway.studies.claims import Results, Run, findings
 from headway.studies.criteria import Verdict
-from headway.studies.icl_classification import CLAIMS, ICL_CLASSIFICATION
+from headway.studies.icl_classification import CLAIMS, ICL_CLASSIFICATION, TEST_SETS
 from headway.studies.icl_training import ARMS, EXTENTS, RACED, SETS
-from headway.studies.tuning import FIRST_TUNING_SEED, TEST, TUNING
+from headway.studies.run_files import read_runs
+from headway.studies.tuning import FIRST_TUNING_SEED, TEST, TUNING, steps_of
 
 PAPER = EXTENTS["paper"]
+COMMITTED = Path(__file__).parents[2] / "docs" / "results" / "icl-classification"
 
 
 @pytest.fixture(autouse=True)
@@ -170,3 +175,39 @@ def test_figures_hold_every_arm() -> None:
     for figure in figures:
         assert {t["meta"] for t in figure.plot["data"]} == set(range(len(ARMS)))
     assert RACED in SETS
+
+
+def test_the_page_has_the_last_accuracy_of_each_arm_in_each_test_set() -> None:
+    known = {"plain": 0.4, "value": 0.25}
+    found = tuple(
+        replace(one, measures={**one.measures, "score": 0.96, "last": {
+            "test": 0.8, "in_context": 0.96, "in_context_rotated": 0.95,
+            "in_weights": known[one.run.arm] + 0.01 * (one.run.seed % 2)
+            + 0.1 * (one.run.options["rate"] == PAPER.tuning.published)}})
+        for one in made("paper", plain=(1000, 500), value=(760, 380))
+    )  # fmt: skip
+    (_, table) = ICL_CLASSIFICATION.tables(Results("paper", {}, found))
+    assert list(TEST_SETS) == list(SETS)
+    assert table.columns[3:-1] == tuple(TEST_SETS.values())
+    same = ("0.800", "0.960", "0.950")
+    less = "-0.150 [-0.150, -0.150]"
+    assert table.rows == (
+        ("plain", "0.04", "12", *same, "0.405", ""),
+        ("value", "0.04", "12", *same, "0.255", less),
+        ("plain", "0.01", "12", *same, "0.505", ""),
+        ("value", "0.01", "12", *same, "0.355", less),
+    )
+
+
+def test_arms_that_are_sooner_in_context_know_less_in_their_weights_in_committed_results() -> None:
+    """docs/studies.md says so."""
+    results = read_runs(COMMITTED, ICL_CLASSIFICATION)
+    if results is None or results.size != "paper":
+        pytest.skip("docs/results/icl-classification holds no results of size paper")
+    known = {arm: [r.measures["last"]["in_weights"] for r in
+                   results.of([arm], stage=TEST, rate=PAPER.tuning.published)]
+             for arm in ARMS}  # fmt: skip
+    steps = [median(steps_of(results, arm, PAPER.tuning.published).values()) for arm in ARMS]
+    means = {arm: fmean(found) for arm, found in known.items()}
+    assert spearmanr(steps, list(means.values())).statistic > 0.9
+    assert means["value"] < means["plain"] < means["first-layer"]

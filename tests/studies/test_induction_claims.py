@@ -204,4 +204,27 @@ def test_seeds_that_still_learned_do_not_say_that_an_arm_never_gets_there(
         replace(r, measures=dict(r.measures) | {"curve": curve}) if r.run.arm == "plain-2" else r
         for r in made(plain_2=0.9)
     ]
-    assert verdicts(Results("paper", {}, tuple(ran)))[1] is verdict
+    results = Results("paper", {}, tuple(ran))
+    found = findings(CLAIMS, results)
+    assert found[1].verdict is verdict
+    told = [one.claim.caveat(results, one.ours) for one in found]
+    never = "Got there: plain-2 in 0 of 12 seeds."
+    rising = "Still learning when training ended: plain-2 in 12 of 12 seeds, at 90.0% to 92.0%."
+    still = verdict is Verdict.NOT_TESTABLE
+    assert told[1] == (f"{never} {rising}" if still else never)
+    assert [number for number, words in enumerate(told) if rising in words] == [1, 3, 4] * still
+
+
+def test_accuracies_of_runs_that_still_learned_say_so() -> None:
+    curve = [(2_000, 0.1), (4_000, 0.2)]
+    ran = [
+        replace(r, measures=dict(r.measures) | {"curve": curve}) if r.run.seed == 3 else r
+        for r in made().of(["plain-1", "plain-2-w8", "kv-shift-w8"])
+    ]
+    results = Results("paper", {}, tuple(ran))
+    told = [f.claim.caveat(results, f.ours) for f in findings(CLAIMS, results)]
+    rising = "Still learning when training ended: "
+    assert told[2] == f"{rising}plain-1 in 1 of 12 seeds, at 20.0%."
+    assert told[5] == f"{rising}plain-2-w8 in 1 of 12 seeds, at 20.0%."
+    assert told[6].startswith(f"{rising}kv-shift-w8 in 1 of 12 seeds")
+    assert told[6].endswith("plain-2-w8 in 1 of 12 seeds, at 20.0%.")

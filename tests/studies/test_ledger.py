@@ -13,7 +13,7 @@ from made_studies import ARMS, claim, results, study, written
 from headway.report.tables import escaped
 from headway.studies.catalogue import CLAIM_STUDIES, STUDIES, SURVEYS
 from headway.studies.claims import SIZES, Claim, Run, Study, findings
-from headway.studies.criteria import MEANING, SURE, Estimate, Verdict, within
+from headway.studies.criteria import HISTORY, MEANING, SURE, Estimate, Verdict, beyond_zero, within
 from headway.studies.ledger import SMALL, ledger, main
 from headway.studies.run_files import add_run, read_runs
 from headway.studies.running import still_missing
@@ -105,11 +105,29 @@ def test_a_row_whose_interval_shows_nothing_says_so(tmp_path: Path) -> None:
     assert cells(page, "too small")[8] == "Size paper, below."
 
 
-def test_the_rule_of_verdicts_stands_once_at_the_top(page: str) -> None:
+@pytest.mark.parametrize(("others", "told"), [(1, False), (5, True)])
+def test_a_verdict_that_hangs_on_the_family_of_its_p_value_says_so(
+    tmp_path: Path, others: int, told: bool
+) -> None:
+    sure = {"published": -1.0, "criterion": beyond_zero(-0.1)}
+    drawn = {"estimate": lambda _: Estimate(-1.0, -1.5, -0.5, 5, 0.01), **sure}
+    made = study(
+        claim("published", **drawn),
+        *(claim(f"besides {i}", asked="2025-01-01", **drawn) for i in range(others)),
+    )
+    row = cells(ledger(written(tmp_path / "results", made, results(LOSSES)), [made]), "published")
+    assert (row[5], row[6]) == ("0.010", "*reproduced*")
+    other = " Corrected over all claims of the study p is 0.060 and the verdict *partly*."
+    assert row[8] == f"Size paper, below.{other if told else ''}"
+
+
+def test_the_rule_of_verdicts_and_what_was_changed_stand_once_at_the_top(page: str) -> None:
     top = page.partition("| study | size |")[0]
     for verdict, words in MEANING.items():
         assert f"| *{verdict}* | {words} |\n" in top
         assert page.count(words) == 1
+    for day, words in HISTORY:
+        assert f"- {day}: {words}\n" in top
 
 
 def test_a_row_names_arms_whose_learning_rate_is_still_to_be_found(tmp_path: Path) -> None:
@@ -126,7 +144,14 @@ def test_all_claims_stand_in_the_overview_and_those_not_run_below(page: str) -> 
         "this scale |"
     ) in page
     assert "Not run yet: waiting." in page
+    assert "Arms that can be run" not in page
     assert "## made" in page
+
+
+def test_arms_that_were_not_run_are_listed(tmp_path: Path) -> None:
+    made = study(arms={**ARMS, "third": "more", "fourth": "most"})
+    page = ledger(written(tmp_path / "results", made, results(LOSSES)), [made])
+    assert "Arms that can be run, and were not at size paper: third, fourth.\n" in page
 
 
 def test_other_results_make_other_words(tmp_path: Path) -> None:
@@ -228,7 +253,7 @@ def test_a_claim_stands_in_one_section(of_committed: str) -> None:
     rows = [
         line.split(" | ")[0] for line in of_committed.splitlines() if line[2:].startswith(starts)
     ]
-    assert len(rows) == 36
+    assert len(rows) == 48
     assert len(set(rows)) == len(rows)
 
 
@@ -241,9 +266,9 @@ def test_links_lead_to_results_wherever_a_command_wrote_them(
     moved = [link for link in links if f"/{SMALL}/" in link]
     assert moved
     assert (
-        "A command says where its runs were written,\nthe links where they lie now: those of size "
-        f"small in the folder `{SMALL}` of a study that has larger\nones."
-    ) in of_committed
+        "A command says where its runs were written, the links where they lie now: those of size "
+        f"small in the folder `{SMALL}` of a study that has larger ones."
+    ) in " ".join(of_committed.split())
     for folder in {(ROOT / "docs" / link).parent for link in moved}:
         (made,) = [study for study in CLAIM_STUDIES if study.name == folder.parent.name]
         found = read_runs(folder, made)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,7 +21,14 @@ from headway.errors import HeadwayError
 from headway.report.statistics import SIGNIFICANCE
 from headway.studies.claims import Result, Results
 from headway.studies.criteria import Estimate
-from headway.studies.lm_rates import SHARE, Rates, best_rate, compared, measured
+from headway.studies.lm_rates import (
+    SHARE,
+    Rates,
+    best_rate,
+    compared,
+    measured,
+    not_tried,
+)
 from headway.studies.lm_shares import share_needed, share_without_interval
 from headway.studies.running import settled
 from headway.studies.tuning import FIRST_TUNING_SEED, TEST, TUNING
@@ -93,6 +101,60 @@ def test_an_arm_is_tested_at_its_best_rate_once_its_races_are_over() -> None:
     ]
     assert tests == expected
     assert best_rate(there, "fixed") is None
+
+
+SHARED = Rates(first=(2.0, 4.0), most=4, shared=True)
+LOW = raced("low", {0.5: 3, 1.0: 2, 2.0: 2.5, 4.0: 3})
+HIGH = raced("high", {2.0: 2.5, 4.0: 2, 8.0: 3})
+"""Better than its neighbours, and never tried at the rate of the other one."""
+
+
+def raced_and_tested(rates: Rates, *there: Result, **fields: Any) -> tuple[Any, Any]:
+    """Arms and rates of the runs at rates that were not tried yet, and of the tests."""
+    asked = replace(_settings(seeds=1), **fields)
+    runs = rates.runs({"low": (), "high": ()}, asked, found(*there))
+    done = {one.run.key for one in there}
+    wanted = [run for run in runs if run.key not in done]
+    return tuple(
+        [(run.arm, run.options["rate"]) for run in wanted if run.options["stage"] == stage]
+        for stage in (TUNING, TEST)
+    )
+
+
+def test_shared_rates_are_those_that_won_for_other_arms() -> None:
+    apart = replace(SHARED, shared=False)
+    assert raced_and_tested(apart, *LOW, *HIGH) == ([], [("low", 1.0), ("high", 4.0)])
+    assert raced_and_tested(SHARED, *LOW, *HIGH) == ([("high", 1.0)], [])
+    worse = raced("high", {1.0: 2.2})
+    assert raced_and_tested(SHARED, *LOW, *HIGH, *worse) == ([], [("low", 1.0), ("high", 4.0)])
+    better = raced("high", {1.0: 1.9})  # at the edge, and there are as many rates as there may be
+    assert raced_and_tested(SHARED, *LOW, *HIGH, *better) == ([], [("low", 1.0), ("high", 1.0)])
+    further = replace(SHARED, most=5)
+    assert raced_and_tested(further, *LOW, *HIGH, *better) == ([("high", 0.5)], [])
+
+
+def test_shared_rates_wait_for_the_races_of_all_arms_that_are_asked_for() -> None:
+    going_on = HIGH[:2]  # 4 is the best so far and the largest
+    assert raced_and_tested(SHARED, *LOW, *going_on) == ([("high", 1.0)], [])
+    assert raced_and_tested(SHARED, *LOW, *going_on, arms=("low",))[1] == [("low", 1.0)]
+    assert raced_and_tested(SHARED) == ([(a, r) for a in ("low", "high") for r in (2.0, 4.0)], [])
+
+
+def test_what_is_tried_is_told() -> None:
+    told = "Rates 2, 4, and beyond where the best is at the edge,"
+    assert replace(SHARED, shared=False).told.startswith(f"{told} for every arm")
+    assert SHARED.told.startswith(f"{told} and what won for another arm, for every arm")
+
+
+def test_an_arm_that_was_not_tried_at_the_rate_of_another_is_told() -> None:
+    assert not_tried(("low", "high"), found(*LOW, *HIGH)) == (
+        "high was not tried at 1, which low chose."
+    )
+    assert not_tried(("low", "high"), found(*LOW, *HIGH, *raced("high", {1.0: 2.2}))) == ""
+    both = not_tried(("low", "high"), found(*LOW[:2], *HIGH))
+    assert both == "low was not tried at 4, which high chose. high was not tried at 1, which low " \
+        "chose."  # fmt: skip
+    assert not_tried(("low", "given"), found(*LOW, compared_run("given", 9.0, 0, loss=1))) == ""
 
 
 def test_only_runs_at_the_best_rate_are_compared() -> None:

@@ -20,6 +20,7 @@ MADE = study(
     claim("the base alone", arms=("base",), criterion=within(5.0, 0.1)),
     claim("too few seeds", seeds=30),
     claim("too small", sizes=()),
+    claim("doubted", caveat=lambda found, _: f"{found.size} alone."),
     claim("no figure", estimate=lambda _: None),
 )
 
@@ -35,11 +36,16 @@ def folder(tmp_path: Path) -> Path:
 
 def test_claims_that_were_tested_stand_on_the_page(folder: Path) -> None:
     made = filled(page("made"), folder, [MADE])
-    assert "| both arms | -1.000 | -1.000 | 4 | *reproduced* | [made](../LEDGER.md#made) |" in made
+    assert (
+        "| both arms | -1.000 | -1.000 | 4 | *reproduced* |  | [made](../LEDGER.md#made) |" in made
+    )
     assert "| the base alone | -1.000 | -1.000 | 4 | *not reproduced* |" in made
-    assert "| too few seeds | -1.000 | -1.000 | 4 | *not testable at this scale* |" in made
+    assert (
+        "| too few seeds | -1.000 | -1.000 | 4 | *not testable at this scale* | A verdict" in made
+    )
+    assert "| doubted | -1.000 | -1.000 | 4 | *reproduced* | paper alone. |" in made
+    assert "| no figure | -1.000 | none | 0 | *not testable at this scale* |" in made
     assert "too small" not in made
-    assert "no figure" not in made
     assert "old" not in made
     assert made.startswith("# A page\n\n<!-- claims of made -->\n")
     assert made.endswith("<!-- end of claims -->\n\nThe end.\n")

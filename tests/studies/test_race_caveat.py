@@ -14,8 +14,10 @@ from headway.studies.induction_study import RACES
 from headway.studies.race_caveat import (
     between_looks,
     not_all_there,
+    not_at_their_end,
     race_caveat,
     rates_apart,
+    still_learning,
 )
 from headway.studies.speed import faster, steps_ratio
 from headway.studies.tuning import FIRST_TUNING_SEED, TEST, TUNING, steps_of
@@ -42,7 +44,7 @@ def made(arms: dict[str, Sequence[Looks | None]], rate: float = 0.01, tuned: int
         for seed, looks in enumerate(runs):
             curve = [[step, 0.5] for step in looks or [LIMIT - 10, LIMIT]]
             run = Run(arm, seed, {"stage": TEST, "rate": rate})
-            found.append(result(run, steps=looks and looks[-1], curve=curve))
+            found.append(result(run, steps=looks and looks[-1], curve=curve, score=0.5))
     return Results("paper", {}, tuple(found))
 
 
@@ -76,6 +78,50 @@ def test_seeds_that_did_not_get_there_are_counted() -> None:
         "there: kv-shift in 11 of 12 seeds."
     )
     assert not_all_there(["kv-shift"], results, 0.5) == ""
+
+
+@pytest.mark.parametrize(
+    ("steps", "curve", "wanted"),
+    [
+        (None, [(10, 0.1), (2_000, 0.6), (2_001, 0.7), (4_000, 0.66)], True),
+        (None, [(10, 0.1), (2_000, 0.6), (2_001, 0.1), (4_000, 0.64)], False),
+        (4_000, [(10, 0.1), (2_000, 0.6), (4_000, 0.99)], False),
+        (None, [(4_000, 0.9)], False),
+        (None, [], False),
+    ],
+)
+def test_a_run_still_learned_where_the_second_half_of_its_training_gained_much(
+    steps: int | None, curve: list[tuple[int, float]], wanted: bool
+) -> None:
+    assert still_learning({"steps": steps, "curve": curve}) is wanted
+
+
+def with_ends(results: Results, arm: str, ends: dict[int, float]) -> Results:
+    """The same where runs of an arm rise from 0.5 to these scores, by seed."""
+    changed = [
+        replace(r, measures={**r.measures, "score": (end := ends[r.run.seed]),
+                             "curve": [[LIMIT // 2, 0.5], [LIMIT, end]]})
+        if r.run.arm == arm and r.run.seed in ends
+        else r
+        for r in results
+    ]  # fmt: skip
+    return replace(results, found=tuple(changed))
+
+
+def test_runs_that_still_learned_when_training_ended_are_counted() -> None:
+    never: list[Looks | None] = [None] * SEEDS
+    made_ = made({"kv-shift": all_at(190, 200), "plain-2": never, "plain-4": never})
+    slow = with_ends(made_, "plain-2", {1: 0.517, 4: 0.54})
+    assert not_at_their_end(("kv-shift", "plain-2"), slow) == ""
+    results = with_ends(made_, "plain-2", {1: 0.56, 4: 0.9618, 7: 0.6})
+    told = "Still learning when training ended: plain-2 in 3 of 12 seeds, at 56.0% to 96.2%"
+    assert not_at_their_end(("kv-shift", "plain-2"), results) == f"{told}."
+    assert not_at_their_end(("kv-shift", "plain-4"), results) == ""
+    both = not_at_their_end(("plain-2", "plain-4"), with_ends(results, "plain-4", {3: 0.7}))
+    assert both == f"{told}; plain-4 in 1 of 12 seeds, at 70.0%."
+    ratio = steps_ratio(steps_of(results, "kv-shift"), steps_of(results, "plain-2"), LIMIT)
+    caveat_ = race_caveat(RACES, faster(1.0), "kv-shift", "plain-2", results, ratio)
+    assert f"Got there: plain-2 in 0 of 12 seeds. {told}." in caveat_
 
 
 def test_looks_that_are_far_apart_widen_the_interval() -> None:

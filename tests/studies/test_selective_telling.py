@@ -154,6 +154,15 @@ def test_every_committed_arm_that_was_compared_has_one_row() -> None:
     assert len(told) == len(set(told))
 
 
+def test_the_guide_says_that_arms_were_not_run_as_long_as_some_were_not() -> None:
+    made = read_runs(COMMITTED, SELECTIVE_LM)
+    assert made is not None
+    waiting = ARMS.keys() - {result.run.arm for result in made.of(ARMS, stage=TEST)}
+    guide = (COMMITTED.parents[1] / "studies.md").read_text(encoding="utf-8")
+    section = guide.partition("## `selective-lm`")[2].partition("\n## ")[0]
+    assert ("Not all of this was run" in section) == bool(waiting)
+
+
 def test_norm_ratios_are_the_bases_over_those_with_temperatures() -> None:
     made = results(
         runs("fine-plain", *[{"operator_norm": 6.0, "tempered_norm": 5.0}] * 3),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import symusic
-from small_language_models import asked
+from small_language_models import asked, raced
 from small_shortcuts import EXTENT, GAINS, RATE, SEEN, made_up, make_tiny, save_corpus
 
 from headway.corpora.codecs import MuLaw
@@ -159,6 +159,41 @@ def test_what_would_fail_later_is_refused_before_training(
     assert not (tmp_path / "out").exists()
 
 
+def test_controls_are_those_of_the_text_and_asked_when_their_runs_were_there() -> None:
+    asked = [bool(claim.asked) for claim in SHORTCUTS_MODALITIES.claims]
+    assert asked == ([False] * 6 + [True] * 6) * 2
+    for number, claim in enumerate(SHORTCUTS_MODALITIES.claims):
+        of_text = SHORTCUTS_TEXT.claims[number]
+        assert claim.claim.partition(":")[2] == of_text.claim.partition(":")[2]
+        assert claim.criterion.words == of_text.criterion.words
+        assert not of_text.asked
+
+
+def test_nothing_follows_from_a_control_that_was_not_tried_at_the_rate_of_the_shortcut() -> None:
+    made = made_up(CONDITIONS, GAINS, **SEEN)
+    lower = [
+        replace(one, run=replace(one.run, options={**one.run.options, "rate": 1e-3}))
+        for one in made.of(["shortcut-music"], stage=TEST)
+    ]
+    kept = replace(made, found=(*made, *raced("shortcut-music", {1e-3: 1}), *lower))
+    found = findings(SHORTCUTS_MODALITIES.claims, kept)
+    same = [f for f in found if "reading earlier positions" in f.claim.claim]
+    assert [str(f.verdict) for f in same] == ["not testable at this scale", "reproduced"]
+    assert same[0].ours is None
+    assert same[0].claim.caveat(kept, None) == (
+        "same-token-music was not tried at 0.001, which shortcut-music chose. So nothing follows "
+        "from -0.0300 [-0.0301, -0.0299]."
+    )
+    first = found[0]  # which was written before
+    assert (str(first.verdict), first.claim.arms) == (
+        "reproduced",
+        ("shortcut-music", "plain-music"),
+    )
+    assert first.claim.caveat(kept, first.ours) == (
+        "plain-music was not tried at 0.001, which shortcut-music chose."
+    )
+
+
 def test_all_arms_are_run_under_all_conditions_and_claims_name_them() -> None:
     names = [c.name for c in CONDITIONS]
     assert names == ["characters", "bpe", "music", "speech"]
@@ -167,7 +202,7 @@ def test_all_arms_are_run_under_all_conditions_and_claims_name_them() -> None:
     assert list(SHORTCUTS_MODALITIES.arms)[:4] == [f"{PLAIN}-{name}" for name in names]
     results = made_up(CONDITIONS, GAINS, **SEEN)
     found = findings(SHORTCUTS_MODALITIES.claims, results)
-    assert [str(f.verdict) for f in found] == ["reproduced"] * 12
+    assert [str(f.verdict) for f in found] == ["reproduced"] * 24
     of_text = {claim.claim for claim in SHORTCUTS_TEXT.claims}
     assert not of_text & {claim.claim for claim in SHORTCUTS_MODALITIES.claims}
     assert {name.partition(":")[0] for name in of_text} == {"characters", "bpe"}

@@ -34,6 +34,7 @@ from headway.studies.shortcut_arms import (
     arms_of,
     runs_of,
 )
+from headway.studies.shortcut_claims import unlike_sizes
 from headway.studies.shortcuts_text import CONDITIONS, SHORTCUTS_TEXT
 from headway.studies.tuning import TEST, TUNING
 from headway.training.matched import forward_operations, parameter_count
@@ -203,9 +204,34 @@ def test_verdicts_follow_from_results() -> None:
     assert verdicts(GAINS, effective=8.99)[3:6] == [UNTOLD] * 3  # of 4 layers, and of 9
 
 
+def test_rows_tell_sizes_of_arms_that_are_not_about_as_large() -> None:
+    sizes = {PLAIN: (100, 40), PARAMETERS: (206, 36), SHORTCUT: (200, 41)}
+    made = made_up(CONDITIONS, GAINS, **SEEN)
+    told = tuple(
+        replace(one, measures={**one.measures, "parameters": of[0], "operations": of[1]})
+        for one in made
+        if (of := sizes.get(one.run.arm.rpartition("-")[0]))
+    )
+    results = replace(made, found=told)
+    plain, parameters = SHORTCUTS_TEXT.claims[:2]
+    assert plain.caveat(results, None) == (
+        "shortcut-characters has 200 parameters, plain-characters 100."
+    )
+    assert parameters.caveat(results, None) == (
+        "shortcut-characters has 41 operations a token, plain-parameters-characters 36."
+    )
+    apart = replace(results, found=tuple(one for one in told if "bpe" not in one.run.arm))
+    assert unlike_sizes(("plain-characters", "plain-parameters-characters"), apart) == (
+        "plain-characters has 100 parameters and 40 operations a token, "
+        "plain-parameters-characters 206 and 36."
+    )
+    assert unlike_sizes(("plain-characters", "plain-bpe"), made) == ""
+    assert unlike_sizes(("plain-characters", "plain-bpe"), apart) == ""  # of which nothing is known
+
+
 def test_what_is_written_before_says_where_the_set_up_differs() -> None:
     small, paper = (SHORTCUTS_TEXT.differs[size] for size in ("small", "paper"))
     assert "10 layers of width 256, contexts of 512" in paper
-    assert "and beyond where the best is at the edge" in paper
+    assert "and beyond where the best is at the edge, and what won for another arm" in paper
     assert "6 layers of width 32" in small
     assert "beyond" not in small

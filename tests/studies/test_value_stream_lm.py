@@ -10,6 +10,7 @@ import pytest
 import torch
 from small_language_models import asked, compared_run, make_tiny, raced
 
+from headway.corpora.text import on_hub
 from headway.decoder import HeadwayForCausalLM
 from headway.report import statistics
 from headway.studies import value_stream_lm
@@ -24,6 +25,7 @@ from headway.studies.value_stream_lm import (
     CLAIMS,
     CROSSED,
     EXTENTS,
+    TINY_STORIES,
     VALUE_STREAM_LM,
     crossed,
     look,
@@ -213,11 +215,43 @@ def test_names_have_a_verdict_where_a_side_is_surely_above_chance(
 def test_the_ledger_tells_what_decides_whether_names_are_known() -> None:
     results = made_up({}, 0.001, SAME, GUESSES, 0.01)
     told = [f.claim.caveat(results, f.ours) for f in findings(CLAIMS, results)]
-    assert told[1] == (
+    assert told[1].startswith(
         "Prompts in which the indirect object is the likelier name: previous 37% [35%, 39%], plain "
         "in the other pass 50% [48%, 52%]."
     )
     assert not any(told[3:])
+
+
+def test_names_without_a_figure_have_their_probabilities_told_all_the_same() -> None:
+    made = made_up({"previous": 0.003, "plain": 0.002}, 0.001, SAME, GUESSES)
+    found = findings(CLAIMS, made)[:3]
+    assert [f.our_text for f in found] == ["none"] * 3
+    stream, script, defect = (f.claim.caveat(made, f.ours) for f in found)
+    others = "other name 0.1250, right one likeliest of all tokens 25.0%"
+    assert script.endswith(
+        f"Means over seeds, previous: right name 0.0030, {others}; plain in the other pass: right "
+        f"name 0.0010, {others}. Right name, previous less plain in the other pass: +0.0020 "
+        "[-0.0030, +0.0070]."
+    )
+    assert "Right name, previous less plain: +0.0010 [" in stream
+    assert defect.endswith(
+        "Right name, plain less plain in the other pass: +0.0010 [+0.0010, +0.0010]."
+    )
+
+
+def test_names_with_a_figure_do_not_tell_it_twice() -> None:
+    made = made_up({"previous": 0.4, "plain": 0.38}, 0.05, SAME)
+    for f in findings(CLAIMS, made)[:3]:
+        told = f.claim.caveat(made, f.ours)
+        assert "Means over seeds" in told
+        assert " less " not in told
+
+
+def test_the_papers_text_is_named_as_text_takes_it() -> None:
+    assert on_hub(TINY_STORIES)
+    assert all(TINY_STORIES in words for words in VALUE_STREAM_LM.differs.values())
+    guide = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
+    assert f"--text {TINY_STORIES}" in guide
 
 
 def test_the_interval_of_a_probability_ends_at_its_bounds(monkeypatch: pytest.MonkeyPatch) -> None:

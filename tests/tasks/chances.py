@@ -45,6 +45,38 @@ def uniform(values: Tensor, count: int) -> None:
     distributed(values, torch.ones(count))
 
 
+def independent(one: Tensor, other: Tensor, checks: int = 1) -> None:
+    """Numbers 0, 1, ... of rows, `(B,)` each, that tell nothing of each other (chi-square); one of
+    so many checks of a test, which share its rate of false alarms."""
+    table = _counts(one, other)
+    table = table[table.any(1)][:, table.any(0)]
+    found = stats.chi2_contingency(table.numpy(), correction=False)
+    assert found.expected_freq.min() >= 5, "too few draws for a chi-square test"
+    assert found.pvalue > ALARM / checks, f"p = {found.pvalue:.1e}"
+
+
+def table_guess(seen: Tensor, answers: Tensor, asked: Tensor) -> Tensor:
+    """`(B',)`: the answers of a table that knows which one went most often with each id at a place,
+    the place whose table is most often right on the rows that it is made of.
+
+    Args:
+        seen, asked: ids `(B, T)` and `(B', T)`.
+        answers: `(B,)`, to the rows that were seen.
+    """
+    ids = int(torch.maximum(seen.max(), asked.max())) + 1
+    places = range(seen.shape[1])
+    tables = torch.stack([_counts(seen[:, place], answers, ids) for place in places])
+    best = int(tables.amax(2).sum(1).argmax())
+    return tables[best].argmax(1)[asked[:, best]]
+
+
+def _counts(rows: Tensor, columns: Tensor, height: int | None = None) -> Tensor:
+    """How often each pair of numbers occurs, `(height, number of columns)`."""
+    height = height or int(rows.max()) + 1
+    width = int(columns.max()) + 1
+    return torch.bincount(rows * width + columns, minlength=height * width).view(height, width)
+
+
 def spread(values: Tensor, variance: float) -> None:
     """Independent N(0, variance): their sum of squares, and their mean."""
     n = values.numel()

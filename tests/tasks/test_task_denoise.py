@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 import torch
-from chances import happens, mean_is, seeded, spread, uniform
+from chances import happens, independent, mean_is, no_more_than, seeded, spread, uniform
 from torch import Tensor
 
 from headway import HeadwayError
@@ -37,6 +37,43 @@ def test_other_tokens_are_signals_or_noise() -> None:
     happens(signal, 0.6)
     kind = asked.inputs[:, :-1].argmax(-1)
     assert (kind == asked.targets[:, None])[signal].all()
+
+
+def fitted_guess(seen: Tensor, sample: Sample, asked: Tensor) -> Tensor:
+    """The class with the largest value of a linear map of features `(B, F)`, by least squares."""
+    weights: Tensor = torch.linalg.lstsq(seen, units(sample)).solution
+    return (asked @ weights).argmax(1)
+
+
+def test_other_tokens_do_not_tell_the_class_where_signals_are_of_any() -> None:
+    task = Denoise()
+    train, test = task.sample(4_000, seeded(7)), task.sample(4_000, seeded(8))
+    seen, asked = (sample.inputs[:, :-1] for sample in (train, test))
+    no_more_than(fitted_guess(seen.flatten(1), train, asked.flatten(1)) == test.targets, 1 / 8)
+    no_more_than(asked.sum(1).argmax(1) == test.targets, 1 / 8)
+    for place in range(task.length - 1):
+        independent(seen[:, place].argmax(1), train.targets, checks=task.length - 1)
+    last = fitted_guess(train.inputs[:, -1], train, test.inputs[:, -1])
+    assert (last == test.targets).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("signals", ["any", "asked"])
+def test_neither_noise_nor_where_signals_stand_tells_the_class(
+    signals: Literal["any", "asked"],
+) -> None:
+    task = Denoise(noise=0.05, signals=signals)
+
+    def without_signals(sample: Sample) -> tuple[Tensor, Tensor]:
+        """Noise of other tokens beside where signals stand, and how many there are."""
+        others = sample.inputs[:, :-1]
+        signal = others.max(-1, keepdim=True).values > 0.5
+        quiet = others.masked_fill(signal, 0.0) / task.noise
+        return torch.cat([quiet, signal.float()], -1).flatten(1), signal.sum((1, 2))
+
+    train, test = task.sample(4_000, seeded(9)), task.sample(4_000, seeded(10))
+    (seen, count), (asked, _) = without_signals(train), without_signals(test)
+    no_more_than(fitted_guess(seen, train, asked) == test.targets, 1 / 8)
+    independent((count - 4).clamp(0, 7), train.targets)
 
 
 @pytest.mark.parametrize("signals", ["any", "asked"])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import pytest
 import torch
-from chances import distributed, happens, seeded, uniform
+from chances import distributed, happens, independent, no_more_than, seeded, table_guess, uniform
 
 from headway import HeadwayError
 from headway.tasks import Graph, accuracy, loss
@@ -55,6 +56,28 @@ def test_a_model_that_knows_the_graph_is_at_the_bounds() -> None:
     assert math.isclose(TASK.entropy, float(TASK.transitions().gt(0).sum(1).double().log().mean()))
     guess = TASK.transitions().mean(0).argmax()
     happens(sample.targets == guess, TASK.chance)
+
+
+def test_the_order_of_the_other_nodes_tells_nothing() -> None:
+    sample = TASK.sample(30_000, seeded(6))
+    before, last = sample.inputs[:, :-1], sample.inputs[:, -1]
+    stays = sample.targets == last
+    happens(stays, float(TASK.transitions().diagonal().mean()))
+    place = (before == sample.targets[:, None]).long().argmax(1)
+    uniform(place[~stays], 7)
+    for node, at in product(range(8), range(7)):
+        rows = last == node
+        independent(before[rows, at], sample.targets[rows], checks=56)
+
+
+def test_tables_of_the_training_set_need_the_last_node() -> None:
+    train, test = TASK.sample(20_000, seeded(7)), TASK.sample(10_000, seeded(8))
+    guess = table_guess(train.inputs[:, :-1], train.targets, test.inputs[:, :-1])
+    # A node that stands elsewhere is not the last one, which is all that it tells.
+    rows = TASK.transitions()
+    no_more_than(guess == test.targets, float(((rows.sum(0) - rows) / 7).max(1).values.mean()))
+    known = table_guess(train.inputs, train.targets, test.inputs)
+    happens(known == test.targets, TASK.best)
 
 
 def test_the_map_error() -> None:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from itertools import combinations, product
 from pathlib import Path
 
 import pytest
 import torch
-from chances import seeded, uniform
+from chances import independent, no_more_than, seeded, table_guess, uniform
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
 
 from headway import HeadwayError
 from headway.tasks import IGNORED, IndirectObject, NamesSample, Words, name_scores
+from headway.tasks.ioi import OPENINGS, PLACES, THINGS
 
 
 def texts(sample: NamesSample, words: Words) -> list[tuple[str, str, str]]:
@@ -71,6 +76,71 @@ def test_names_are_uniform() -> None:
     sample = task.sample(8_000, seeded(4))
     right = sample.targets.max(1).values
     uniform(torch.tensor([number[int(n)] for n in right[::2]]), len(number))
+
+
+WORDS = Words()
+BLANK = "#"
+(PAD,) = WORDS(BLANK)
+TASK = IndirectObject(encode=WORDS, pad=PAD)
+
+
+@given(st.integers(1, 20), st.integers(0, 999))
+def test_without_the_third_name_both_answers_are_as_likely(pairs: int, seed: int) -> None:
+    sample = TASK.sample(2 * pairs, seeded(seed))
+    assert ((sample.inputs[::2] != sample.inputs[1::2]).sum(1) == 1).all()
+    right, wrong = sample.targets.max(1).values, sample.wrong
+    assert torch.equal(right[::2], wrong[1::2])
+    assert torch.equal(wrong[::2], right[1::2])
+
+
+def numbers_of(names: Tensor) -> Tensor:
+    """Of the names that ids are, -1 where one is none."""
+    number = torch.full((WORDS.vocab_size,), -1)
+    number[torch.tensor(list(TASK.kept.values()))] = torch.arange(len(TASK.kept))
+    return number[names]
+
+
+def names_in(sample: NamesSample) -> tuple[Tensor, Tensor]:
+    """Numbers of the three names of each row `(B, 3)`, and the rows without them."""
+    names = numbers_of(sample.inputs)
+    return names[names >= 0].view(-1, 3), sample.inputs.masked_fill(names >= 0, PAD)
+
+
+def frames_of(rows: Tensor) -> Tensor:
+    """Numbers of opening, place and thing `(B, 3)` of rows whose names are blank."""
+    numbers = {
+        opening.format(A=BLANK, B=BLANK, S=BLANK, place=place, thing=thing): (o, p, t)
+        for (o, opening), (p, place), (t, thing) in product(
+            enumerate(OPENINGS), enumerate(PLACES), enumerate(THINGS)
+        )
+    }
+    different, which = rows.unique(dim=0, return_inverse=True)
+    found = [numbers[WORDS.decode(row).rstrip(BLANK)] for row in different.tolist()]
+    return torch.tensor(found)[which]
+
+
+def test_names_are_drawn_apart_from_the_frame_and_from_the_order() -> None:
+    names, rest = names_in(TASK.sample(12_000, seeded(8)))
+    frames = frames_of(rest)
+    for name, part in product((0, 1), range(3)):
+        independent(names[::2, name], frames[::2, part], checks=13)
+    for one, other in combinations(range(3), 2):
+        independent(frames[::2, one], frames[::2, other], checks=13)
+    # One order of each pair of rows, which hang together: of half of them the second.
+    once = torch.cat([torch.arange(0, 6_000, 2), torch.arange(6_001, 12_000, 2)])
+    for drawn in (names[once, 2], *frames[once].T):
+        independent(drawn, once % 2, checks=13)
+
+
+def test_tables_of_the_training_set_do_not_help() -> None:
+    train, test = TASK.sample(8_000, seeded(9)), TASK.sample(8_000, seeded(10))
+    (names, seen), (others, asked) = names_in(train), names_in(test)
+    answers, wanted = (numbers_of(s.targets.max(1).values[::2]) for s in (train, test))
+    from_frame = table_guess(seen[::2], answers, asked[::2])
+    no_more_than(from_frame == wanted, 1 / len(TASK.kept))
+    # The third name is never the answer, which is all that it tells.
+    from_third = table_guess(names[::2, 2:], answers, others[::2, 2:])
+    no_more_than(from_third == wanted, 1 / (len(TASK.kept) - 1))
 
 
 def test_names_must_be_one_token_that_the_corpus_knows() -> None:

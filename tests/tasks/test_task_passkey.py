@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 import torch
-from chances import seeded, uniform
+from chances import independent, no_more_than, seeded, table_guess, uniform
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from headway import HeadwayError
 from headway.tasks import IGNORED, Passkey, Sample, Words, exact_match
@@ -85,6 +87,60 @@ def test_keys_and_depths_are_uniform() -> None:
     for i, part in enumerate(("early", "middle", "late")):
         inside = (3 * ahead >= i * room) & ((3 * ahead < (i + 1) * room) | (i == 2))
         assert torch.equal(sample.slices[part], inside.expand_as(sample.targets))
+
+
+def digits_of(ids: Tensor, words: Words) -> Tensor:
+    """The digit that each token is, -1 where it is none."""
+    found = torch.full_like(ids, -1)
+    for digit in range(10):
+        for token in (*words(str(digit)), *words(f" {digit}")):
+            found[ids == token] = digit
+    return found
+
+
+def keys_of(sample: Sample, words: Words) -> Tensor:
+    """`(B, digits)`."""
+    return digits_of(sample.targets[sample.scored].view(len(sample.targets), -1), words)
+
+
+def test_digits_tell_nothing_of_each_other_or_of_the_depth() -> None:
+    words = Words()
+    sample = Passkey(encode=words, length=150).sample(6_000, seeded(6))
+    keys = keys_of(sample, words)
+    for one, other in combinations(range(5), 2):
+        independent(keys[:, one], keys[:, other], checks=15)
+    third = torch.stack([sample.slices[part][:, 0] for part in ("early", "middle", "late")], 1)
+    for digit in keys.T:
+        independent(third.long().argmax(1), digit, checks=15)
+
+
+@pytest.mark.parametrize("filler", [None, torch.arange(100, 130)])
+def test_what_is_not_the_key_does_not_tell_it(filler: Tensor | None) -> None:
+    """Nor does the place where it stands, which is blank here."""
+    words = Words()
+    task = Passkey(encode=words, length=130, filler=filler)
+    train, test = task.sample(4_000, seeded(7)), task.sample(3_000, seeded(8))
+    seen, asked = (s.inputs.masked_fill(digits_of(s.inputs, words) >= 0, 0) for s in (train, test))
+    assert (seen == 0).sum(1).min() >= 14
+    for place, (answers, wanted) in enumerate(
+        zip(keys_of(train, words).T, keys_of(test, words).T, strict=True)
+    ):
+        guess = table_guess(seen, answers, asked)
+        no_more_than(guess == wanted, 1 / 10 if place else 1 / 9)
+
+
+@given(st.integers(130, 200), st.integers(1, 6), st.floats(0, 1), st.integers(0, 999))
+def test_rows_of_one_depth_differ_in_the_key_alone(
+    length: int, digits: int, depth: float, seed: int
+) -> None:
+    words = Words()
+    rows = Passkey(encode=words, length=length, digits=digits, depth=depth).sample(8, seeded(seed))
+    key = digits_of(rows.inputs, words) >= 0
+    assert (key.sum(1) == 3 * digits - 1).all()
+    assert (key == key[0]).all()
+    rest = rows.inputs.masked_fill(key, 0)
+    assert (rest == rest[0]).all()
+    assert (rows.scored == rows.scored[0]).all()
 
 
 def test_real_text_is_cut_from_any_place() -> None:

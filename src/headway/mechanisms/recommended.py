@@ -1,4 +1,5 @@
-"""What is worth having, as the study `combine` found it."""
+"""What is worth having, as the study `combine` found it, for a lower loss: a model with it gains no
+more from its context than a plain one."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

@@ -25,6 +25,8 @@ NOTEBOOK_TRIALS = 1_000
 """Trials behind a figure of the notebook."""
 NOTEBOOK = "code of arXiv 2412.15113, AMICL.ipynb"
 PLOT = "The published figure is read from a plot."
+ASKED = "2026-11-30"
+"""The day on which points were added whose results were there."""
 
 WEIGHTS = tuple(step / 4 for step in range(9))
 LENGTHS = (10, 20, 40, 100, 500, 1000)
@@ -103,7 +105,13 @@ SWEEPS = {
 
 
 def _recalled(
-    arm: str, point: str, published: float, words: str, told: str = "", differs: str = ""
+    arm: str,
+    point: str,
+    published: float,
+    words: str,
+    told: str = "",
+    differs: str = "",
+    asked: str = "",
 ) -> Claim:
     """A claim on one point of an arm."""
     error = share_error(published, NOTEBOOK_TRIALS)
@@ -118,6 +126,7 @@ def _recalled(
         estimate=lambda results: mean_of(results.measure(arm, point), bounds=(0, 1)),
         seeds=10,
         differs=differs,
+        asked=asked,
     )
 
 
@@ -135,8 +144,17 @@ CLAIMS = (
         _recalled("dot", a, right, f"a = {a}, T = 20, D = 100, K = 50", differs=PLOT)
         for a, right in (("0.5", 0.0), ("1", 0.3), ("1.25", 0.9))
     ),
+    *(
+        _recalled("dot", a, right, f"a = {a}, T = 20, D = 100, K = 50",
+                  differs=f"{PLOT} It is the end of a plateau there.", asked=ASKED)
+        for a, right in (("0.75", 0.0), ("1.5", 1.0))
+    ),
     _recalled(
         "pearson", "2", 0.87, "Pearson, a = 2, T = 20, D = 100, K = 50", "near 87 %", PLOT
+    ),
+    _recalled(
+        "pearson", "1.25", 0.87, "Pearson, a = 1.25, T = 20, D = 100, K = 50", "near 87 %",
+        f"{PLOT} It has a plateau whose start we do not know.", ASKED
     ),
     *(
         _recalled("tokens", f"{t}", 1.0, f"a = 2, T = {t}, D = 100, K = 50", differs=PLOT)

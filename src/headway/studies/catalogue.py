@@ -1,4 +1,4 @@
-"""All studies: the claim that each tests and what would count as reproduced, written before."""
+"""All studies: the claim that each tests and what would count as reproduced."""
 
 from __future__ import annotations
 

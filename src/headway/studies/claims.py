@@ -200,12 +200,21 @@ def one_by_one(
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim with our figure and what follows; no figure and no verdict before it was run."""
+    """A claim with our figure and what follows; no figure and no verdict before it was run.
+
+    Attributes:
+        claim: that was tested.
+        ours: figure.
+        verdict: on it.
+        results: that it was taken from.
+        in_one_family: the same, p-values corrected over all claims of the study together.
+    """
 
     claim: Claim
     ours: Estimate | None
     verdict: Verdict | None
     results: tuple[Result, ...]
+    in_one_family: Finding | None = None
 
     @property
     def our_text(self) -> str:
@@ -225,29 +234,39 @@ def findings(claims: Sequence[Claim], results: Results) -> list[Finding]:
     P-values are Holm-corrected over the published claims that were written before there were
     results, and apart from these over all others: what we ask besides takes nothing from them.
     """
-    used = [tuple(results.of(claim.arms)) for claim in claims]
-    ours = [
-        claim.estimate(results) if {r.run.arm for r in there} == set(claim.arms) else None
-        for claim, there in zip(claims, used, strict=True)
-    ]
-    for besides in (False, True):
-        family = [i for i, claim in enumerate(claims) if claim.besides == besides]
-        compared = [i for i in family if (one := ours[i]) is not None and one.p is not None]
-        corrected = holm([one.p for i in compared if (one := ours[i]) and one.p is not None])
-        for place, p in zip(compared, corrected, strict=True):
-            if (one := ours[place]) is not None:
-                ours[place] = replace(one, p=p)
+    found = [_taken(claim, results) for claim in claims]
+    published = [one for one in found if not one.claim.besides]
+    besides = [one for one in found if one.claim.besides]
+    apart = {id(one): p for family in (published, besides) for one, p in _corrected(family)}
+    together = {id(one): p for one, p in _corrected(found)}
     return [
-        Finding(claim, one, _verdict(claim, one, there, results.size), there)
-        for claim, one, there in zip(claims, ours, used, strict=True)
+        replace(
+            _judged(one, apart.get(id(one)), results.size),
+            in_one_family=_judged(one, together.get(id(one)), results.size),
+        )
+        for one in found
     ]
 
 
-def _verdict(
-    claim: Claim, ours: Estimate | None, there: Sequence[Result], size: Size
-) -> Verdict | None:
-    if {r.run.arm for r in there} != set(claim.arms):
-        return None
+def _taken(claim: Claim, results: Results) -> Finding:
+    """A claim with our figure, its p-value as it is; no verdict."""
+    there = tuple(results.of(claim.arms))
+    whole = {r.run.arm for r in there} == set(claim.arms)
+    return Finding(claim, claim.estimate(results) if whole else None, None, there)
+
+
+def _corrected(family: Sequence[Finding]) -> list[tuple[Finding, float]]:
+    """Those of a family that have a p-value, with what Holm makes of it."""
+    compared = [(one, one.ours.p) for one in family if one.ours and one.ours.p is not None]
+    corrected = holm([p for _, p in compared])
+    return [(one, p) for (one, _), p in zip(compared, corrected, strict=True)]
+
+
+def _judged(found: Finding, p: float | None, size: Size) -> Finding:
+    claim = found.claim
+    if {r.run.arm for r in found.results} != set(claim.arms):
+        return found
+    ours = replace(found.ours, p=p) if found.ours else None
     if ours is None or size not in claim.sizes or ours.seeds < claim.seeds:
-        return Verdict.NOT_TESTABLE
-    return claim.criterion.judge(ours)
+        return replace(found, ours=ours, verdict=Verdict.NOT_TESTABLE)
+    return replace(found, ours=ours, verdict=claim.criterion.judge(ours))

@@ -7,12 +7,16 @@ it chose, and on what `HeadwayConfig.recommended` has: of these, what gets to pl
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
+from headway.report import words
 from headway.studies.claims import NOT_TESTED, Claim, Results, Study
 from headway.studies.combine_found import (
+    IN_CONTEXT,
     effects_on,
-    loss_gap,
+    left_of,
+    less_plain,
     step_ratio,
     tokens_needed,
 )
@@ -34,8 +38,8 @@ from headway.studies.combine_parts import (
 )
 from headway.studies.combine_runs import perform, runs
 from headway.studies.combine_table import arm_table, losses_and_effects, pair_table, part_table
-from headway.studies.criteria import Criterion, Estimate, at_most
-from headway.studies.lm_claims import LOWER, OURS, SEEDS, compare
+from headway.studies.criteria import Criterion, Estimate, at_most, beyond_zero
+from headway.studies.lm_claims import LOWER, MATTERS, OURS, SEEDS, compare
 from headway.studies.lm_course import HEEDS
 from headway.studies.lm_rates import best_rate
 
@@ -67,9 +71,8 @@ def _effect_claim(name: str) -> Claim:
     )
 
 
-def _target(arm: str, asked: str, sentence: str, told: str, criterion: Criterion, shown: str,
-            seeds: int, differs: str, estimate: partial[Estimate | None],
-            *arms: str) -> Claim:  # fmt: skip
+def _ours(arm: str, asked: str, sentence: str, told: str, criterion: Criterion, shown: str,
+          differs: str, estimate: partial[Estimate | None], *arms: str) -> Claim:  # fmt: skip
     return Claim(
         claim=sentence,
         source=OURS,
@@ -80,28 +83,52 @@ def _target(arm: str, asked: str, sentence: str, told: str, criterion: Criterion
         arms=(arm, *arms),
         estimate=estimate,
         sizes=("paper",),
-        seeds=seeds,
+        seeds=SEEDS,
         differs=differs,
         asked=asked,
     )
 
 
+SHORTER = "The shorter run has a whole schedule of its own and the learning rate of the whole run."
+
+
 def _targets(arm: str, differs: str = "", asked: str = "") -> tuple[Claim, ...]:
     """Plain's loss with so many of its tokens, the tokens for it, and the time of a step."""
     return (
-        _target(arm, asked, f"With {TOKENS:g} of the tokens, {arm} ends with plain's loss or less "
-                "(nats, less plain's with all)", f"target: {TOKENS:g} of the tokens", at_most(0),
-                "+.4f", SEEDS, "The shorter run has a whole schedule of its own and the learning "
-                f"rate of the whole run.{differs}", partial(loss_gap, arm, TOKENS), PLAIN),
-        _target(arm, asked, f"The share of its tokens with which {arm} gets to plain's final loss",
-                f"target: {TOKENS:g}", at_most(TOKENS), ".2f", SEEDS, "Straight lines between runs "
-                f"with {', '.join(f'{share:g}' for share in SHARES)} and all of the tokens; the "
-                f"least stands for any smaller one, infinity for more than all.{differs}",
-                partial(tokens_needed, arm), PLAIN),
-        _target(arm, asked, f"A training step of {arm} takes little longer (median over plain's, "
-                "in turn)", f"target: {STEP:g}", at_most(STEP), ".4f", 1, "Seeds are processes; "
-                f"the interval is over the rounds of all.{differs}", partial(step_ratio, arm)),
+        _ours(arm, asked, f"With {TOKENS:g} of the tokens, {arm} ends with plain's loss or less "
+              "(nats, less plain's with all)", f"target: {TOKENS:g} of the tokens", at_most(0),
+              "+.4f", f"{SHORTER}{differs}", partial(less_plain, "loss", arm, TOKENS), PLAIN),
+        _ours(arm, asked, f"The share of its tokens with which {arm} gets to plain's final loss",
+              f"target: {TOKENS:g}", at_most(TOKENS), ".2f", "Straight lines between runs "
+              f"with {', '.join(f'{share:g}' for share in SHARES)} and all of the tokens; the "
+              f"least stands for any smaller one, infinity for more than all.{differs}",
+              partial(tokens_needed, arm), PLAIN),
+        _ours(arm, asked, f"A training step of {arm} takes little longer (median over plain's, "
+              "in turn)", f"target: {STEP:g}", at_most(STEP), ".4f", "Seeds are processes; "
+              f"the interval is over the rounds of all.{differs}", partial(step_ratio, arm)),
     )  # fmt: skip
+
+
+MORE = beyond_zero(-MATTERS)
+"""Of a difference of in-context gains, which are losses less other losses."""
+
+
+def _in_context(arm: str, share: float | None) -> Claim:
+    """Whether an arm with a share of its tokens, or all, is better in context too."""
+    start = "" if share is None else f"With {share:g} of the tokens "
+    made = _ours(arm, ASKED, f"{start}{arm} gains more from its context than plain with all of "
+                 "them (loss around token 50 less that late in the context, nats, less plain's)",
+                 NOT_TESTED, MORE, "+.4f", "" if share is None else SHORTER,
+                 partial(less_plain, IN_CONTEXT, arm, share), PLAIN)  # fmt: skip
+    return replace(made, caveat=partial(_beside, arm, share))
+
+
+def _beside(arm: str, share: float | None, results: Results, _: Estimate | None) -> str:
+    """The difference in loss: what is learned early in the context leaves less to gain later."""
+    loss = less_plain("loss", arm, share, results)
+    if loss is None:
+        return ""
+    return f"Its loss, less plain's: {loss.value:+.4f} {words.interval(loss.low, loss.high)}."
 
 
 PICKED = " Picked before the other arm that was run with fewer tokens by these very runs."
@@ -118,6 +145,8 @@ CLAIMS = (
         for out, left in without(CHOSEN_PARTS).items() if left
     ),
     *_targets(RECOMMENDED, PICKED, ASKED),
+    *(_in_context(arm, None) for arm in (CHOSEN, *left_of(CHOSEN_PARTS))),
+    *(_in_context(arm, TOKENS) for arm in (CHOSEN, RECOMMENDED)),
 )  # fmt: skip
 
 COMBINE = Study(

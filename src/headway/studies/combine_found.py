@@ -16,6 +16,8 @@ from headway.studies.lm_shares import share_needed, share_without_interval
 
 SCREENED = "screening"
 """Stage of the runs of the design."""
+IN_CONTEXT = "in_context_gain"
+"""Measure: the loss around token 50 less that late in the context; more is better."""
 
 
 def effects_on(results: Results, name: str) -> dict[str, Estimate]:
@@ -69,9 +71,9 @@ def time_needed(arm: str, results: Results) -> float | None:
     return None if share is None or step is None else share * step
 
 
-def loss_gap(arm: str, share: float, results: Results) -> Estimate | None:
-    """The loss of an arm with a share of its tokens, less that of plain with all."""
-    return paired(measured(results, arm, "loss", share=share), measured(results, PLAIN, "loss"))
+def less_plain(name: str, arm: str, share: float | None, results: Results) -> Estimate | None:
+    """A measure of an arm with a share of its tokens, None: all, less that of plain with all."""
+    return paired(measured(results, arm, name, share=share), measured(results, PLAIN, name))
 
 
 def tokens_needed(arm: str, results: Results) -> Estimate | None:

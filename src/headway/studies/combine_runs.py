@@ -9,7 +9,7 @@ from itertools import groupby
 
 from headway.decoder import HeadwayForCausalLM
 from headway.studies.claims import Measures, Results, Run, Size
-from headway.studies.combine_found import SCREENED, best_left, chosen_parts, left_of
+from headway.studies.combine_found import IN_CONTEXT, SCREENED, best_left, chosen_parts, left_of
 from headway.studies.combine_parts import (
     ARMS,
     CONFIRMING,
@@ -134,5 +134,5 @@ def look(course: Course, model: HeadwayForCausalLM, run: Run) -> Measures:
         "prefix_score": max(max(heads) for heads in repeated.prefix_scores),
     }
     if held.early is not None and held.late is not None:
-        found["in_context_gain"] = held.early - held.late
+        found[IN_CONTEXT] = held.early - held.late
     return {name: round(value, DIGITS) for name, value in found.items()}

@@ -1,13 +1,14 @@
 """What counts as reproduced: the same in words and as a function of our figure.
 
-A study says it before anything is run. Verdicts are computed from results, never typed, and all of
-them by one rule: `verdict_of` as a function, `MEANING` in words.
+A study says it before it is run; what was changed afterwards is told in `HISTORY`. Verdicts are
+computed from results, never typed, and all of them by one rule: `verdict_of` as a function,
+`MEANING` in words.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -32,6 +33,46 @@ MEANING: Mapping[Verdict, str] = {
     "or no run got to the figure or does the task",
 }
 """The rule of verdicts, the same for all criteria."""
+
+HISTORY: Sequence[tuple[str, str]] = (
+    (
+        "2026-11-30",
+        "*partly* was given to a figure on the right side whatever its interval, and *not "
+        "reproduced* to all else. Since then both ask for the interval, and what it leaves open is "
+        "*not testable*: of verdicts with the same figure no other came of it.",
+    ),
+    (
+        "2026-11-30",
+        "P-values were corrected over all claims of a study. Since then published claims are a "
+        "family of their own; a row whose verdict hangs on that says what it would be.",
+    ),
+    (
+        "2026-11-30",
+        "At least 100 % of seeds, or in kv-shift-lm 80 % of those that diverge, with the exact "
+        "interval, which few seeds cannot show, became every seed.",
+    ),
+    (
+        "2026-11-30",
+        "The least gain in loss that matters is 0.001 nats in fine-tuning (selective-lm), where it "
+        "was 0.005 as in training from scratch: the published gain is 0.006.",
+    ),
+    (
+        "2026-11-30",
+        "A published share of heads (kv-shift-lm) counts with its own sampling error; the interval "
+        "of a ratio of steps (induction) counts that a run got there anywhere between two looks; "
+        "effects in a screening of one seed, and step times of fewer than three processes "
+        "(combine), have no verdict.",
+    ),
+    (
+        "2026-11-30",
+        "Claims that said more, or other, than was measured gave way to others: arms compared at "
+        "best rates to the same at published and at best rates (icl-classification), attention "
+        "failing beyond 8 hops to accuracy lost there (hops), the sharpest nodes to the order of "
+        "all (graph), heads in two quadrants to one claim a quadrant (kv-shift-lm). Two of combine "
+        "that could only come out true are gone.",
+    ),
+)
+"""Day (ISO 8601) and what was changed of rules and claims when there were results."""
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from statistics import fmean
 
+from headway.report.cells import Table
 from headway.report.curves import OVER_SEEDS, bands
 from headway.report.figures import CurveText, Figure, curve_figure, tick_axis
-from headway.studies.claims import NOT_TESTED, Claim, Results, Study
+from headway.studies.claims import NOT_TESTED, Claim, Result, Results, Study
 from headway.studies.criteria import Criterion, Estimate, within
-from headway.studies.estimates import exact
+from headway.studies.estimates import exact, paired
 from headway.studies.icl_training import ARMS, EXTENTS, perform
 from headway.studies.race_caveat import not_all_there
 from headway.studies.race_table import race_table
 from headway.studies.speed import as_seen, faster, seen_ratio, steps_ratio
 from headway.studies.tuning import (
     chosen_rate,
+    compared_runs,
     race_points,
     score_points,
     steps_of,
@@ -174,6 +177,47 @@ def _figures(results: Results) -> Sequence[Figure]:
     ]
 
 
+TEST_SETS = {
+    "test": "as in training",
+    "in_context": "new classes, in context",
+    "in_context_rotated": "in context, labels moved on",
+    "in_weights": "in weights",
+}
+"""Test sets as they are told."""
+
+
+def _last_table(results: Results) -> Table:
+    """Accuracy in all test sets when training was done, at the rate that won and at the published
+    one: arms that got to 95 % in context sooner had less time to learn in their weights."""
+    rates = (None, EXTENTS[results.size].tuning.published)
+    return Table(
+        title="Accuracy when a run got to 95 % in context, or ended",
+        columns=(
+            "arm", "learning rate", "seeds", *TEST_SETS.values(),
+            "in weights, less plain's [95 % interval]",
+        ),
+        rows=tuple(
+            _last_row(arm, found, compared_runs(results, "plain", rate))
+            for rate in rates
+            for arm in ARMS
+            if (found := compared_runs(results, arm, rate))
+        ),
+    )  # fmt: skip
+
+
+def _last_row(arm: str, found: Sequence[Result], plain: Sequence[Result]) -> tuple[str, ...]:
+    rate = f"{found[0].run.options['rate']:g}"
+    means = (f"{fmean(_last(found, name).values()):.3f}" for name in TEST_SETS)
+    less = paired(_last(found, "in_weights"), _last(plain, "in_weights"))
+    told = f"{less.value:+.3f} [{less.low:+.3f}, {less.high:+.3f}]" if less else ""
+    return arm, rate, str(len(found)), *means, "" if arm == "plain" else told
+
+
+def _last(found: Sequence[Result], name: str) -> dict[int, float]:
+    """A last accuracy by seed."""
+    return {result.run.seed: result.measures["last"][name] for result in found}
+
+
 _TRAINED = (
     "Each seed has a world, weights, data and tests of its own, and all arms share them; accuracy "
     "is looked at on {rows:,} rows every {every:,} steps up to {limit:,}, at the published "
@@ -222,6 +266,9 @@ ICL_CLASSIFICATION = Study(
     ),
     perform=perform,
     figures=_figures,
-    tables=lambda results: [race_table(results, ARMS, EXTENTS[results.size].tuning.published)],
+    tables=lambda results: [
+        race_table(results, ARMS, EXTENTS[results.size].tuning.published),
+        _last_table(results),
+    ],
     rate=chosen_rate,
 )

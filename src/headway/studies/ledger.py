@@ -19,10 +19,11 @@ from headway.report.cells import Table
 from headway.report.tables import escaped, markdown_table
 from headway.report.words import probability
 from headway.studies.claim_page import told
-from headway.studies.claims import Claim, Finding, Result, Results, Size, Study, findings
-from headway.studies.criteria import MEANING, Verdict
+from headway.studies.claims import Finding, Result, Results, Study, findings
+from headway.studies.criteria import HISTORY, MEANING
 from headway.studies.mechanism_pages import filled
 from headway.studies.rates_told import rate_tables, still_racing
+from headway.studies.remarks import remarks
 from headway.studies.run_files import read_runs
 
 NAME = "LEDGER.md"
@@ -33,24 +34,28 @@ SMALL = "small"
 INTRODUCTION = """\
 # Ledger
 
-Claims of papers, rerun. This page is made from files of results by `{command}`; nothing in it is
-typed, the verdicts least of all: what counts as reproduced is a function of our figure and its
-95 % interval that stands in the study's code. Intervals are over seeds: exact (Clopper-Pearson) of
-a share of seeds, cut where a measure has bounds. P-values are corrected (Holm) over the published
-claims of a study that were written before it was run, and apart from these over all others: what is
-asked besides takes nothing from them. `headway study NAME` runs a study again; the commands that
-made the results stand below each table, with the numbers that its rows name, and so does what is
-different in all runs of a size. The linked files are the logs: every run with its day, seconds,
-measures and curve, and the versions that it ran on. A command says where its runs were written,
-the links where they lie now: those of size small in the folder `{small}` of a study that has larger
-ones. Tasks are drawn on the device: in a row that names two, runs of a seed share their first
-weights, not their data.
+Claims of papers, rerun. This page is made from files of results by `{command}`; no figure and no
+verdict in it is typed: what counts as reproduced is a function of our figure and its 95 % interval
+that stands in the study's code. Intervals are over seeds: exact (Clopper-Pearson) of a share of
+seeds, cut where a measure has bounds. P-values are corrected (Holm) over the published claims of a
+study that were written before it was run, and apart from these over all others: what is asked
+besides takes nothing from them. `headway study NAME` runs a study again, and with `--draw` draws
+its figures from results that are there; the commands that made the results stand below each table,
+with the numbers that its rows name, and so does what is different in all runs of a size. The linked
+files are the logs: every run with its day, seconds, measures and curve, and the versions that it
+ran on. A command says where its runs were written, the links where they lie now: those of size
+small in the folder `{small}` of a study that has larger ones. Tasks are drawn on the device: in a
+row that names two, runs of a seed share their first weights, not their data.
 
 One rule gives all verdicts, whatever the criterion:
 
 | verdict | means |
 |---|---|
 {verdicts}
+
+What was changed of rules and claims when results were known:
+
+{history}
 """
 TOLD_ELSEWHERE = """\
 Surveys run one seed an arm, so that no claim of theirs has a verdict; what they found: {links}.
@@ -94,8 +99,9 @@ def ledger(folder: Path, studies: Iterable[Study], surveys: Mapping[str, str] | 
     found = [parts for study in studies if (parts := _parts(folder, study))]
     command = f"python -m headway.studies.ledger docs/{folder.name}"
     meanings = "\n".join(f"| *{verdict}* | {words} |" for verdict, words in MEANING.items())
+    history = "\n".join(f"- {day}: {words}" for day, words in HISTORY)
     page = [
-        INTRODUCTION.format(command=command, small=SMALL, verdicts=meanings),
+        INTRODUCTION.format(command=command, small=SMALL, verdicts=meanings, history=history),
         _overview(chain.from_iterable(found)),
     ]
     if surveys:
@@ -156,17 +162,21 @@ def _section(parts: Sequence[Part]) -> str:
     known = {finding.claim.claim for _, finding in judged}
     if waiting := [claim.claim for claim in study.claims if claim.claim not in known]:
         lines.append("Not run yet: " + "; ".join(map(escaped, waiting)) + ".\n")
+    if absent := _absent(parts[0]):
+        size = parts[0].results.size
+        lines.append(f"Arms that can be run, and were not at size {size}: {', '.join(absent)}.\n")
     return "\n".join(lines)
+
+
+def _absent(part: Part) -> list[str]:
+    run = {r.run.arm for r in part.results}
+    return [arm for arm in part.study.arms if arm not in run]
 
 
 def _row(part: Part, found: Finding, commands: Sequence[str]) -> tuple[str, ...]:
     claim, ours = found.claim, found.ours
-    caveat = claim.caveat(part.results, ours)
-    size = part.results.size
-    differs = (
-        f"Size {size}, below.", claim.differs, _asked(found), _too_few(found, size),
-        _tuned(part, claim), caveat,
-    )  # fmt: skip
+    said = remarks(found, part.results, part.racing)
+    differs = f"Size {part.results.size}, below.", claim.differs, said
     return (
         claim.claim,
         claim.source,
@@ -182,31 +192,6 @@ def _row(part: Part, found: Finding, commands: Sequence[str]) -> tuple[str, ...]
         _dates(found.results),
         ", ".join(f"[{arm}]({part.place}/{arm}.json)" for arm in claim.arms),
     )
-
-
-def _asked(found: Finding) -> str:
-    """Whether the claim was written when its results, or some of them, were known."""
-    asked = found.claim.asked
-    if not any(result.ended[:10] <= asked for result in found.results):
-        return ""
-    return f"Asked on {asked}, when runs that it is judged by were there."
-
-
-def _too_few(found: Finding, size: Size) -> str:
-    """How many seeds a verdict needs, where there are fewer; or that they show too little."""
-    if found.ours is None:
-        return ""
-    if found.ours.seeds < found.claim.seeds:
-        return f"A verdict needs {found.claim.seeds} seeds."
-    if found.verdict == Verdict.NOT_TESTABLE and size in found.claim.sizes:
-        return "Too few seeds: what would count is neither shown nor ruled out."
-    return ""
-
-
-def _tuned(part: Part, claim: Claim) -> str:
-    """Which of a claim's arms have learning rates that are still to be tried."""
-    arms = ", ".join(arm for arm in claim.arms if arm in part.racing)
-    return f"Learning rates are still to be tried: {arms}." if arms else ""
 
 
 def _rates(part: Part) -> list[str]:

@@ -2,7 +2,7 @@
 
 Each arm's rate is the one with the least loss on seeds apart from those that are compared, and on
 the validation split. Where the best one is the least or largest that was tried, further ones are
-tried.
+tried, and where a study says so those that won for its other arms.
 """
 
 from __future__ import annotations
@@ -32,10 +32,13 @@ class Rates:
     Attributes:
         first: rising, each twice the one before.
         most: rates, with those that are added beyond the first and the last.
+        shared: an arm also tries what won for the others that are run with it. Its own races end at
+            a rate that is better than its neighbours, and there can be more than one such.
     """
 
     first: tuple[float, ...]
     most: int
+    shared: bool = False
 
     @property
     def told(self) -> str:
@@ -44,17 +47,22 @@ class Rates:
         if self.most == 1:
             return f"Rate {rates} for every arm"
         further = " and beyond where the best is at the edge," * (self.most > len(self.first))
-        return f"Rates {rates},{further} for every arm, on other seeds and the validation split"
+        shared = " and what won for another arm," * self.shared
+        where = "on other seeds and the validation split"
+        return f"Rates {rates},{further}{shared} for every arm, {where}"
 
-    def races(self, arm: str, results: Results, seeds: int = 1) -> tuple[list[Run], bool]:
+    def races(
+        self, arm: str, results: Results, seeds: int = 1, besides: Collection[float] = ()
+    ) -> tuple[list[Run], bool]:
         """The runs by which an arm's rate is chosen, and whether all are there.
 
         Args:
             arm: of the study.
             results: that are there; each rate that they have is run with all seeds.
             seeds: on which each rate is tried.
+            besides: further rates to try, however many there are.
         """
-        rates = sorted({*self.first, *_tuning_losses(results, arm)})
+        rates = sorted({*self.first, *besides, *_tuning_losses(results, arm)})
         while (done := _raced(results, arm, rates, seeds)) and len(rates) < self.most:
             best = best_rate(results, arm)
             if best == rates[-1]:
@@ -97,22 +105,33 @@ class Rates:
             raise HeadwayError(
                 f"out: {settings.out} holds results of different texts; accepted are those of one"
             )
-        races: list[Run] = []
-        tested: dict[str, Sequence[float]] = {}
-        for arm, given in arms.items():
-            tested[arm] = given
-            if not given:
-                raced, done = self.races(arm, results, settings.tuning_seeds or 1)
-                best = best_rate(results, arm) if done else None
-                races += raced
-                tested[arm] = () if best is None else (best,)
-        return races + [
+        raced = self._all_races([arm for arm in arms if not arms[arm]], settings, results)
+        tested = dict(arms)
+        for arm, (_, done) in raced.items():
+            best = best_rate(results, arm) if done else None
+            tested[arm] = () if best is None else (best,)
+        return [run for races, _ in raced.values() for run in races] + [
             _run(arm, seed, TEST, rate, share)
             for seed in seeds
             for arm in arms
             for rate in tested[arm]
             for share in (*shares.get(arm, ()), None)
         ]
+
+    def _all_races(
+        self, arms: Sequence[str], settings: StudySettings, results: Results
+    ) -> dict[str, tuple[list[Run], bool]]:
+        """The races of arms; of shared rates they are over when those of all arms that are asked
+        for are, as until then another rate can win."""
+        seeds = settings.tuning_seeds or 1
+        found = {arm: self.races(arm, results, seeds) for arm in arms}
+        if not self.shared:
+            return found
+        over = (arm for arm, (_, done) in found.items() if done)
+        won = [rate for arm in over if (rate := best_rate(results, arm)) is not None]
+        found = {arm: self.races(arm, results, seeds, won) for arm in arms}
+        all_over = all(found[arm][1] for arm in arms if arm in (settings.arms or arms))
+        return {arm: (races, done and all_over) for arm, (races, done) in found.items()}
 
 
 def _run(arm: str, seed: int, stage: str, rate: float, share: float | None = None) -> Run:
@@ -148,6 +167,17 @@ def tuning_seeds(results: Results, arm: str) -> int:
     """On how many seeds every rate of an arm's races was tried."""
     losses = _tuning_losses(results, arm)
     return len(set[int].intersection(*map(set, losses.values()))) if losses else 0
+
+
+def not_tried(arms: Sequence[str], results: Results) -> str:
+    """A sentence on each arm that was not tried at the rate that another of them chose."""
+    chosen = {arm: rate for arm in arms if (rate := best_rate(results, arm)) is not None}
+    return " ".join(
+        f"{arm} was not tried at {rate:g}, which {other} chose."
+        for arm in chosen
+        for other, rate in chosen.items()
+        if rate not in _tuning_losses(results, arm)
+    )
 
 
 def compared(

@@ -14,15 +14,16 @@ from pathlib import Path
 from headway.errors import HeadwayError
 from headway.report.cells import Table
 from headway.report.tables import markdown_table
-from headway.studies.claims import Finding, Size, Study, findings
-from headway.studies.criteria import Verdict
+from headway.studies.claims import Finding, Study, findings
+from headway.studies.rates_told import still_racing
+from headway.studies.remarks import remarks
 from headway.studies.run_files import read_runs
 
 MARKED = re.compile(r"(<!-- claims of (.+?) -->\n).*?(<!-- end of claims -->)", re.DOTALL)
 TOLD = """\
 Claims that were run at a size that can test them; where a verdict says that they are not testable,
-too few seeds were run. The [ledger](../LEDGER.md) has all, with commands, devices and where our
-set-up differs from the paper's.
+seeds are too few to tell, or no run got to the figure or does the task. The [ledger](../LEDGER.md)
+has all, with commands, devices and where our set-up differs from the paper's.
 """
 WAITING = """\
 None of its claims was run yet at a size that can test it: see the [ledger](../LEDGER.md).
@@ -56,21 +57,17 @@ def _rows(word: str, folder: Path, known: Mapping[str, Study]) -> list[tuple[str
     results = read_runs(folder / name, known[name])
     if results is None:
         return []
+    racing = still_racing(known[name], results)
     return [
-        _row(name, found)
+        _row(name, found, remarks(found, results, racing))
         for found in findings(known[name].claims, results)
-        if _told(found, results.size) and (not arm or arm in found.claim.arms)
+        if found.verdict is not None
+        and results.size in found.claim.sizes
+        and (not arm or arm in found.claim.arms)
     ]
 
 
-def _told(found: Finding, size: Size) -> bool:
-    """Whether a claim has a figure of a size that can test it, if of too few seeds."""
-    if found.verdict != Verdict.NOT_TESTABLE:
-        return found.verdict is not None
-    return found.ours is not None and size in found.claim.sizes
-
-
-def _row(study: str, found: Finding) -> tuple[str, ...]:
+def _row(study: str, found: Finding, said: str) -> tuple[str, ...]:
     claim, ours = found.claim, found.ours
     return (
         claim.claim,
@@ -78,6 +75,7 @@ def _row(study: str, found: Finding) -> tuple[str, ...]:
         found.our_text,
         str(ours.seeds if ours else 0),
         f"*{found.verdict}*",
+        said,
         f"[{study}](../LEDGER.md#{study})",
     )
 
@@ -85,5 +83,5 @@ def _row(study: str, found: Finding) -> tuple[str, ...]:
 def _table(rows: Sequence[tuple[str, ...]]) -> str:
     if not rows:
         return WAITING
-    columns = ("claim", "published", "ours [95 % interval]", "seeds", "verdict", "study")
+    columns = ("claim", "published", "ours [95 % interval]", "seeds", "verdict", "remarks", "study")
     return TOLD + "\n" + markdown_table(Table("Claims", columns, tuple(rows)))

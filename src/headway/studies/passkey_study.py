@@ -7,117 +7,27 @@ fine-tunes Pythia: rows of one length in training, shorter and longer ones in te
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from statistics import fmean
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from headway.decoder import HeadwayConfig
 from headway.mechanisms import SelectiveAttention
+from headway.report.cells import Table
 from headway.report.curves import OVER_SEEDS, bands
 from headway.report.figures import CurveText, Figure, curve_figure, tick_axis
 from headway.studies.claims import NOT_TESTED, Claim, Results, Size
-from headway.studies.courses import Course, Scores, seed_of
+from headway.studies.courses import Course
 from headway.studies.criteria import Criterion, Estimate, beyond_zero, difference
 from headway.studies.estimates import paired
+from headway.studies.passkey_race import ALL, DEPTHS, PasskeyRace, cell, known_words
 from headway.studies.race_caveat import rates_apart
-from headway.studies.token_races import LOOKED_AT, TokenArm, TokenRace, race_study, told_rates
-from headway.studies.tuning import Points, Tuning, score_points, scores_of
-from headway.tasks.base import IGNORED
+from headway.studies.token_races import TokenArm, race_study, told_rates
+from headway.studies.tuning import TUNING, Points, Tuning, score_points, scores_of
 from headway.tasks.passkey import Passkey
-from headway.tasks.words import Words
-from headway.training.ensemble import Call, Ensemble
-
-DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""At which keys stand in tests."""
-ALL = "all"
-"""The score that is raced: over all lengths and depths."""
-
-
-def cell(length: int, depth: float | None = None) -> str:
-    """The name of the score at a length, at a depth or over all."""
-    return f"length_{length}" if depth is None else f"length_{length}_depth_{depth:g}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PasskeyRace(TokenRace):
-    """Rows with a key, judged as a whole: all of the key's tokens are right or it is not found.
-
-    `rows` counts the trials at each length and depth.
-
-    Attributes:
-        lengths: of the rows that are tested.
-    """
-
-    lengths: tuple[int, ...]
-
-    @property
-    def learned(self) -> int:
-        """Tokens of a row in training."""
-        assert isinstance(self.task, Passkey)
-        return self.task.length
-
-    def cells(self) -> list[tuple[int, float]]:
-        """Lengths and depths that are tested."""
-        return [(length, depth) for length in self.lengths for depth in DEPTHS]
-
-    def tests(self, ensemble: Ensemble, seeds: Sequence[int], device: str) -> Scores:
-        """Gives the share of keys that each copy finds in the rows of its seed."""
-        assert isinstance(self.task, Passkey)
-        different = list(dict.fromkeys(seeds))
-        of_copy = torch.tensor([different.index(seed) for seed in seeds], device=device)
-        drawing = [torch.Generator(device).manual_seed(seed_of("tests", s)) for s in different]
-        tests: dict[tuple[int, float], dict[str, Tensor]] = {}
-        for length, depth in self.cells():
-            task = replace(self.task, length=length, depth=depth)
-            drawn = [task.sample(self.rows, generator) for generator in drawing]
-            tests[length, depth] = {
-                "inputs": torch.stack([s.inputs for s in drawn]),
-                "targets": torch.stack([s.targets for s in drawn]),
-            }
-        judge = replace(ensemble, loss=_found)
-
-        def share(length: int, depth: float) -> Tensor:
-            test = tests[length, depth]
-            # As many tokens at once at every length.
-            at_once = max(1, LOOKED_AT * self.batch * self.learned // length)
-            parts = zip(*(test[n].split(at_once, 1) for n in ("inputs", "targets")), strict=True)
-            found = [judge.losses({"inputs": i[of_copy], "targets": t[of_copy]}) for i, t in parts]
-            return torch.stack(found).sum(0) / self.rows
-
-        def score() -> dict[str, Tensor]:
-            at = {cell(*place): share(*place) for place in self.cells()}
-            over = {
-                cell(length): torch.stack([at[cell(length, depth)] for depth in DEPTHS]).mean(0)
-                for length in self.lengths
-            }
-            return {ALL: torch.stack(list(over.values())).mean(0)} | over | at
-
-        return score
-
-
-def _found(call: Call, batch: Mapping[str, Tensor]) -> Tensor:
-    """How many keys are found."""
-    targets = batch["targets"]
-    right = call(batch["inputs"], use_cache=False).logits.argmax(-1) == targets
-    found: Tensor = (right | (targets == IGNORED)).all(-1).sum()
-    return found
-
-
-def known_words() -> Words:
-    """Words that hold all of a prompt, and no more: none is added whatever is drawn."""
-    words = Words()
-    length = 512  # long enough for all sentences of the filler
-    Passkey(encode=words, length=length).sample(1, torch.Generator().manual_seed(0))
-    for digit in range(10):
-        words(f" {digit}{digit}")
-    words.vocab_size = len(words.tokens)
-    return words
-
 
 TARGETS = ("query", "value")
 ABOUT: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -206,21 +116,65 @@ RACES: dict[Size, PasskeyRace] = {
 }
 
 
-LEARNED, BEYOND = "learned", "beyond"
-"""Parts of the lengths besides all of them."""
+PARTS: Mapping[str, Callable[[int, int], bool]] = {
+    ALL: lambda length, learned: True,
+    "learned": operator.le,
+    "beyond": operator.gt,
+    "trained": operator.eq,
+    "other": operator.ne,
+}
+"""Which lengths are counted, from those of rows in tests and in training."""
+
+
+def _lengths(part: str, results: Results) -> list[int]:
+    race = RACES[results.size]
+    return [length for length in race.lengths if PARTS[part](length, race.learned)]
 
 
 def _found_in(results: Results, arm: str, part: str) -> dict[int, float]:
     """The mean share of keys found by seed, over the lengths of a part."""
-    race = RACES[results.size]
-    lengths = [n for n in race.lengths if part == ALL or (n <= race.learned) == (part == LEARNED)]
-    of_length = [scores_of(results, arm, cell(n)) for n in lengths]
+    of_length = [scores_of(results, arm, cell(n)) for n in _lengths(part, results)]
     return {seed: fmean(scores[seed] for scores in of_length) for seed in of_length[0]}
 
 
 def _gain(arm: str, base: str, part: str, results: Results) -> Estimate | None:
     ours, theirs = (_found_in(results, name, part) for name in (arm, base))
     return paired(ours, theirs, bounds=(-1, 1))
+
+
+def _caveat(arms: Sequence[str], part: str, results: Results, _: Estimate | None) -> str:
+    told = [_told_lengths(arms, part, results)]
+    if apart := rates_apart(arms, results):
+        told += [apart, _told_shared_rates(arms, results)]
+    return " ".join(filter(None, told))
+
+
+def _told_lengths(arms: Sequence[str], part: str, results: Results) -> str:
+    """A sentence on the keys that each arm finds at each length of a part."""
+    lengths = _lengths(part, results)
+    told = []
+    for arm in arms:
+        at = [scores_of(results, arm, cell(length)).values() for length in lengths]
+        if all(at):
+            told.append(f"{arm} {', '.join(f'{fmean(shares):.1%}' for shares in at)}")
+    learned = RACES[results.size].learned
+    tokens = ", ".join(f"{n:,}" + " (as in training)" * (n == learned) for n in lengths)
+    return f"Found at {tokens} tokens: {'; '.join(told)}." if told else ""
+
+
+def _told_shared_rates(arms: Sequence[str], results: Results) -> str:
+    """A sentence on the keys that arms find on the seeds that rates are tuned on, at each rate at
+    which all are: none of these runs ends before the others."""
+    found: dict[float, dict[str, list[float]]] = {}
+    for result in results.of(arms, stage=TUNING):
+        of_arm = found.setdefault(result.run.options["rate"], {})
+        of_arm.setdefault(result.run.arm, []).append(result.measures["score"])
+    told = [
+        f"at {rate:g} {', '.join(f'{arm} {fmean(of_arm[arm]):.1%}' for arm in arms)}"
+        for rate, of_arm in sorted(found.items())
+        if of_arm.keys() == set(arms)
+    ]
+    return f"Found on seeds of tuning: {'; '.join(told)}." if told else ""
 
 
 PLAIN, SELECTIVE = 0.569, 0.744
@@ -241,8 +195,8 @@ def _claim(
         arms=(arm, base),
         estimate=partial(_gain, arm, base, part),
         sizes=("paper",),
-        seeds=3,
-        caveat=lambda results, _: rates_apart((arm, base), results),
+        seeds=10,
+        caveat=partial(_caveat, (arm, base), part),
         asked=asked,
     )
 
@@ -254,8 +208,13 @@ CLAIMS = (
     _claim("With temperatures of queries and values more keys are found, over all lengths and "
            "depths", "both", "plain", difference(SELECTIVE - PLAIN),
            told=f"{SELECTIVE - PLAIN:+.1%} ({PLAIN:.1%} to {SELECTIVE:.1%})"),
-    _claim("The same in rows no longer than in training", "both", "plain", MORE, LEARNED),
-    _claim("The same in longer rows", "both", "plain", MORE, BEYOND),
+    _claim("The same in rows no longer than in training", "both", "plain", MORE,
+           "learned"),
+    _claim("The same in longer rows", "both", "plain", MORE, "beyond"),
+    _claim("The same in rows as long as in training", "both", "plain", MORE, "trained",
+           asked=ASKED),
+    _claim("The same in rows shorter or longer than in training", "both", "plain", MORE, "other",
+           asked=ASKED),
     _claim("Temperatures of queries alone are of use", "query", "plain", MORE),
     _claim("Temperatures of values alone are of use", "value", "plain", MORE),
     _claim("Those of both are better than those of queries alone", "both", "query", MORE),
@@ -303,6 +262,25 @@ def _figures(results: Results) -> Sequence[Figure]:
     ]
 
 
+def _table(results: Results) -> Table:
+    """Keys found at each length and depth, one row an arm and a length."""
+    race = RACES[results.size]
+
+    def share(arm: str, length: int, depth: float | None) -> str:
+        return f"{fmean(scores_of(results, arm, cell(length, depth)).values()):.1%}"
+
+    return Table(
+        title="Keys found by length and depth: mean over seeds",
+        columns=("arm", "tokens", *(f"depth {depth:g}" for depth in DEPTHS), "all depths"),
+        rows=tuple(
+            (arm, f"{length:,}", *(share(arm, length, depth) for depth in (*DEPTHS, None)))
+            for arm in race.arms
+            if scores_of(results, arm)
+            for length in race.lengths
+        ),
+    )
+
+
 def _differs(size: Size) -> str:
     race = RACES[size]
     assert isinstance(race.task, Passkey)
@@ -313,7 +291,10 @@ def _differs(size: Size) -> str:
         "nothing to answer and nothing else, where the paper fine-tunes Pythia-160M as a language "
         f"model: {race.course.limit:,} steps of {race.batch} rows of {race.learned} tokens with a "
         f"key of {race.task.digits} digits anywhere; {config.vocab_size} words and digits are "
-        f"tokens. Tested at {lengths} tokens and {len(DEPTHS)} depths, {race.rows} trials each, "
+        "tokens. As all of these rows are as long, the question and the answer stand at the same "
+        "places in all of them, and in rows of another length at places where they never stood: "
+        "what is found there takes that, too. "
+        f"Tested at {lengths} tokens and {len(DEPTHS)} depths, {race.rows} trials each, "
         f"where the paper has 10 trials and tells no lengths; {told_rates(race)}, by the score "
         "that is compared."
     )
@@ -334,4 +315,5 @@ PASSKEY = replace(
         figures=_figures,
     ),
     seeds={"small": 3, "paper": 10},
+    tables=lambda results: [_table(results)],
 )

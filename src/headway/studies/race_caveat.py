@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from headway.studies.claims import Results, Size
 from headway.studies.courses import or_never
@@ -15,6 +15,9 @@ from headway.studies.tuning import TEST, TUNING, chosen_rate, compared_runs, ste
 
 if TYPE_CHECKING:
     from headway.studies.token_races import TokenRace
+
+RISING = 0.05
+"""Score gained in the second half of training by a run that was still learning."""
 
 
 def race_caveat(
@@ -26,9 +29,10 @@ def race_caveat(
     ours: Estimate | None,
 ) -> str:
     """Sentences on a ratio of steps, each where it holds: which arm got there while the learning
-    rate was rising still; which did not in all seeds; how far the interval reaches, and what the
-    verdict would be, if a run can have got there anywhere between two looks; and at which rates the
-    arms ran where these differ, with the ratio at each rate at which both did.
+    rate was rising still; which did not in all seeds, and in how many it was still learning; how
+    far the interval reaches, and what the verdict would be, if a run can have got there anywhere
+    between two looks; and at which rates the arms ran where these differ, with the ratio at each
+    rate at which both did.
 
     Args:
         races: of the study, by size.
@@ -38,7 +42,11 @@ def race_caveat(
         ours: the ratio.
     """
     race = races[results.size]
-    sentences = [_rising(race.warm_up, arm, base, results), not_all_there((arm, base), results)]
+    sentences = [
+        _rising(race.warm_up, arm, base, results),
+        not_all_there((arm, base), results),
+        not_at_their_end((arm, base), results),
+    ]
     limit = race.course.limit
     if ours is not None:
         sentences.append(
@@ -85,6 +93,25 @@ def not_all_there(arms: Sequence[str], results: Results, rate: float | None = No
     there = _seeds(arms, results, math.isfinite, rate)
     told = [f"{name} in {n} of {of} seeds" for name, (n, of) in there.items() if n < of]
     return f"Got there: {', '.join(told)}." if told else ""
+
+
+def still_learning(measures: Mapping[str, Any]) -> bool:
+    """Whether a run that did not get to the score was on its way when its training ended."""
+    curve = measures["curve"]
+    half = [score for step, score in curve if 2 * step <= curve[-1][0]]
+    return measures["steps"] is None and bool(half) and curve[-1][1] - half[-1] > RISING
+
+
+def not_at_their_end(arms: Sequence[str], results: Results) -> str:
+    """A sentence on the arms some of whose runs were still learning when their training ended, and
+    the scores that these had then; nothing where none was."""
+    told = []
+    for arm in arms:
+        ran = [result.measures for result in compared_runs(results, arm)]
+        if scores := [measures["score"] for measures in ran if still_learning(measures)]:
+            ends = " to ".join(dict.fromkeys(f"{end:.1%}" for end in (min(scores), max(scores))))
+            told.append(f"{arm} in {len(scores)} of {len(ran)} seeds, at {ends}")
+    return f"Still learning when training ended: {'; '.join(told)}." if told else ""
 
 
 def _rising(warm_up: int, arm: str, base: str, results: Results) -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from statistics import fmean
 
+from headway.report import words
 from headway.studies.claims import NOT_TESTED, Claim, Results, Size
 from headway.studies.criteria import Criterion, Estimate, at_least
 from headway.studies.estimates import Bounds, mean_of
 from headway.studies.lm_claims import LOWER, OURS, SEEDS, compare
-from headway.studies.lm_rates import measured
+from headway.studies.lm_rates import measured, not_tried
 from headway.studies.shortcut_arms import (
     ALL,
     OPERATIONS,
@@ -27,6 +29,10 @@ from headway.studies.shortcut_arms import (
 
 PAPER = "arXiv 2409.10870"
 MAPS = f"{PAPER}, attention maps, second-hand"
+ALIKE = 0.05
+"""How much larger or dearer an arm can be than another one without a word on it."""
+COSTS = {"parameters": "parameters", "operations": "operations a token"}
+"""Measures of size, as they are told."""
 EVEN = 0.99
 """Share of all layers that are read over which attention spreads before it has learned anything."""
 MEASURE = (
@@ -36,17 +42,62 @@ MEASURE = (
 )
 
 
-def _lower(condition: Condition, sentence: str, kind: str, base: str, published: str) -> Claim:
-    """A claim that an arm has the lower loss; `published` says where, or that nothing is."""
-    return compare(
+def _lower(
+    condition: Condition,
+    sentence: str,
+    kind: str,
+    base: str,
+    published: str,
+    *,
+    differs: str = "",
+    asked: str = "",
+) -> Claim:
+    """A claim that an arm has the lower loss; `published` says where, or that nothing is. One that
+    is asked when there are results has no figure of arms that were not tried alike."""
+    arm, other = condition.arm(kind), condition.arm(base)
+    made = compare(
         f"{condition.name}: {sentence} (nats, less {base}'s)",
         OURS if published == NOT_TESTED else published,
         None,
         LOWER,
-        condition.arm(kind),
-        condition.arm(base),
+        arm,
+        other,
         told=NOT_TESTED if published == NOT_TESTED else "lower; no figure could be read",
+        differs=differs,
+        asked=asked,
     )
+    estimate = partial(_if_tried, made) if asked else made.estimate
+    return replace(made, estimate=estimate, caveat=partial(_unlike, made))
+
+
+def _if_tried(made: Claim, results: Results) -> Estimate | None:
+    """The figure of a claim on two arms; None where one was not tried at the other's rate."""
+    return None if not_tried(made.arms, results) else made.estimate(results)
+
+
+def _unlike(made: Claim, results: Results, ours: Estimate | None) -> str:
+    """Sentences on what the arms of a claim differ in besides what is compared: how their rates
+    were tuned, which were tried, and sizes."""
+    untried, found = not_tried(made.arms, results), made.estimate(results)
+    if untried and ours is None and found is not None:
+        ends = format(found.low, made.shown), format(found.high, made.shown)
+        untried += f" So nothing follows from {found.value:{made.shown}} [{', '.join(ends)}]."
+    said = made.caveat(results, ours), untried, unlike_sizes(made.arms, results)
+    return " ".join(filter(None, said))
+
+
+def unlike_sizes(arms: Sequence[str], results: Results) -> str:
+    """A sentence on parameters and operations of two arms, where these are not about the same."""
+    arm, base = arms
+    apart: dict[str, str] = {}
+    for name, unit in COSTS.items():
+        sizes = [max(measured(results, one, name).values(), default=0) for one in arms]
+        if 0 < min(sizes) * (1 + ALIKE) < max(sizes):
+            ours, theirs = map(words.count, sizes)
+            apart[f"{ours} {unit}"] = theirs
+    if not apart:
+        return ""
+    return f"{arm} has {' and '.join(apart)}, {base} {' and '.join(apart.values())}."
 
 
 def _of_map(condition: Condition, kind: str, name: str, results: Results) -> Estimate | None:
@@ -73,6 +124,7 @@ def _seen(
     criterion: Criterion,
     told: str,
     shown: str = ".2f",
+    asked: str = "",
 ) -> Claim:
     """A claim on a measure of an arm alone; told as not tested, it is ours."""
     arm = condition.arm(kind)
@@ -88,6 +140,7 @@ def _seen(
         sizes=("paper",),
         seeds=SEEDS,
         differs="Attention that is as even over layers as before training tells nothing.",
+        asked=asked,
     )
 
 
@@ -108,19 +161,20 @@ def main_claims(condition: Condition) -> tuple[Claim, ...]:
     )  # fmt: skip
 
 
-def control_claims(condition: Condition) -> tuple[Claim, ...]:
-    """What of the shortcut does it."""
-    lower = partial(_lower, condition)
+def control_claims(condition: Condition, asked: str = "") -> tuple[Claim, ...]:
+    """What of the shortcut does it; `asked` as in a claim."""
+    lower = partial(_lower, condition, asked=asked)
     return (
         lower("the shortcut is better than learned weights of the same layers", SHORTCUT, STATIC,
               NOT_TESTED),
         lower("reading earlier positions is better than reading the same one", SHORTCUT, SAME,
               NOT_TESTED),
         lower("it is the earlier layers, not the perceptrons", SHORTCUT, OWN, NOT_TESTED),
-        lower("all layers before the last lower the loss", ALL, PLAIN, f"{PAPER}, abstract"),
+        lower("all layers before the last lower the loss", ALL, PLAIN, f"{PAPER}, abstract",
+              differs="No plain arm is matched to this one."),
         lower("all layers are better than every other one", ALL, SHORTCUT, NOT_TESTED),
         _seen(condition, "attention is on earlier positions: share of it", SHORTCUT, "elsewhere",
-              at_least(0.5), "over positions and depths"),
+              at_least(0.5), "over positions and depths", asked=asked),
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from headway.studies.shortcut_arms import (
     perform_conditions,
     runs_of,
 )
-from headway.studies.shortcut_claims import MEASURE, PAPER, differs, main_claims
+from headway.studies.shortcut_claims import MEASURE, PAPER, control_claims, differs, main_claims
 from headway.studies.shortcut_maps import look
 from headway.studies.shortcut_page import loss_tables, shortcut_figures
 from headway.studies.shortcut_samples import continued, document, write_sample
@@ -43,6 +43,8 @@ NEW = (
 )
 """Conditions whose claims are this study's: those on text are claims of `shortcuts-text`."""
 CONDITIONS = (*TEXT, *NEW)
+ASKED = "2026-11-30"
+"""The day on which the controls were added to results that were there."""
 SAMPLED = (PLAIN, SHORTCUT)
 """Arms that continue a prompt, at the first seed."""
 NEEDED = {"music": "symusic", "speech": "soundfile"}
@@ -101,7 +103,7 @@ SHORTCUTS_MODALITIES = Study(
     "positions",
     arms=ARMS,
     measure=MEASURE,
-    claims=tuple(claim for c in NEW for claim in main_claims(c)),
+    claims=tuple(claim for c in NEW for claim in (*main_claims(c), *control_claims(c, ASKED))),
     seeds={"small": 3, "paper": 3},
     differs={
         size: "Published: text-8; 1M crops of WikiText-103; MAESTRO as performance events; 960 "

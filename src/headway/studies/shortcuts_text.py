@@ -43,7 +43,7 @@ BPE: dict[Size, Extent] = {
         batch_size=64,
         steps=400,
         held_tokens=524_288,
-        rates=Rates(first=(2e-3, 4e-3), most=5),
+        rates=Rates(first=(2e-3, 4e-3), most=5, shared=True),
     ),
 }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from statistics import fmean
 
 import torch
 
@@ -119,6 +120,8 @@ ABOVE_CHANCE = replace(
     "give the indirect object more probability than the subject in more than "
     f"{CHANCE:.0%} of the prompts, with the interval of that share",
 )
+TINY_STORIES = "hf:roneneldan/TinyStories"
+"""The paper's text, as `--text` names it."""
 RESFORMER_GAIN = 2.712 - 2.739
 LEARNED_GAIN = 3.3065 - 3.3151
 
@@ -138,10 +141,11 @@ def _marks(results: Results, arm: str) -> Iterator[Mark]:
         yield own[seed], other[seed], f"{own[seed]:.4f}, in the other pass {other[seed]:.4f}"
 
 
+PREFERRED = "preferred"
 SCORES = {
     "right": ("right name", ".4f"),
     "wrong": ("other name", ".4f"),
-    "preferred": ("right one likelier", ".1%"),
+    PREFERRED: ("right one likelier", ".1%"),
     "accuracy": ("right one likeliest of all tokens", ".1%"),
 }
 """Of names, as the table heads them, with their formats."""
@@ -173,28 +177,69 @@ def _harm(results: Results) -> Estimate | None:
 def _preferred(side: Side, results: Results) -> Estimate | None:
     """Share of the prompts in which the indirect object is the likelier of the two names."""
     arm, part = side
-    return mean_of(measured(results, arm, *part, "preferred"), bounds=(0, 1))
+    return mean_of(measured(results, arm, *part, PREFERRED), bounds=(0, 1))
 
 
-def _raised(sides: Sequence[Side], results: Results) -> Estimate | None:
-    """How much likelier the right name is on the first side; None where neither does the task."""
-    preferred = [_preferred(side, results) for side in sides]
-    if not any(found is not None and found.low > CHANCE for found in preferred):
-        return None
+def _apart(sides: Sequence[Side], results: Results) -> Estimate | None:
+    """How much likelier the right name is on the first side."""
     ours, theirs = (measured(results, arm, *part, "right") for arm, part in sides)
     return paired(ours, theirs, bounds=(-1, 1))
 
 
-def _told_preferred(sides: Sequence[Side], results: Results, ours: Estimate | None) -> str:
-    """What decides whether a side does the task, in a sentence."""
+def _raised(sides: Sequence[Side], results: Results) -> Estimate | None:
+    """The same; None where neither side does the task."""
+    preferred = [_preferred(side, results) for side in sides]
+    if not any(found is not None and found.low > CHANCE for found in preferred):
+        return None
+    return _apart(sides, results)
+
+
+def _called(side: Side) -> str:
+    arm, part = side
+    return f"{arm}{' in the other pass' if part == NAMES_CROSSED else ''}"
+
+
+def _told_names(sides: Sequence[Side], results: Results, ours: Estimate | None) -> str:
+    """What a figure of names rests on, in sentences: what decides whether a side does the task,
+    what each says of names and, where there is no figure, how far they are apart all the same."""
+    told = (
+        _told_preferred(sides, results),
+        _told_scores(sides, results),
+        _told_apart(sides, results) if ours is None else "",
+    )
+    return " ".join(filter(None, told))
+
+
+def _told_preferred(sides: Sequence[Side], results: Results) -> str:
     told = [
-        f"{arm}{' in the other pass' if part == NAMES_CROSSED else ''} {found.value:.0%} "
-        f"[{found.low:.0%}, {found.high:.0%}]"
-        for arm, part in sides
-        if (found := _preferred((arm, part), results)) is not None
+        f"{_called(side)} {found.value:.0%} [{found.low:.0%}, {found.high:.0%}]"
+        for side in sides
+        if (found := _preferred(side, results)) is not None
     ]
     likelier = "Prompts in which the indirect object is the likelier name"
     return f"{likelier}: {', '.join(told)}." if told else ""
+
+
+def _told_scores(sides: Sequence[Side], results: Results) -> str:
+    """Means over seeds of what stands beside that share."""
+    told = []
+    for side in sides:
+        arm, part = side
+        scores = [
+            f"{head} {fmean(found.values()):{shown}}"
+            for name, (head, shown) in SCORES.items()
+            if name != PREFERRED and (found := measured(results, arm, *part, name))
+        ]
+        if scores:
+            told.append(f"{_called(side)}: {', '.join(scores)}")
+    return f"Means over seeds, {'; '.join(told)}." if told else ""
+
+
+def _told_apart(sides: Sequence[Side], results: Results) -> str:
+    if (found := _apart(sides, results)) is None:
+        return ""
+    value, low, high = (format(one, "+.4f") for one in (found.value, found.low, found.high))
+    return f"Right name, {' less '.join(map(_called, sides))}: {value} [{low}, {high}]."
 
 
 def _names(
@@ -214,7 +259,7 @@ def _names(
         sizes=("paper",),
         seeds=SEEDS,
         differs=differs,
-        caveat=partial(_told_preferred, sides),
+        caveat=partial(_told_names, sides),
     )
 
 
@@ -288,7 +333,9 @@ VALUE_STREAM_LM = Study(
     differs={
         size: "Published: 8 layers of width 256 on TinyStories, 99,300 steps of 64 stories, a "
         "constant rate of 1e-3, dropout 0.1. Ours is the same model without dropout and without "
-        "biases in the perceptrons, on --text, with names that stand in it as one token. "
+        "biases in the perceptrons, on the text that --text names (TinyStories itself is "
+        f"{TINY_STORIES}, where there is a hub to have it from), with names that stand in it as "
+        "one token. "
         f"{extent.told}"
         for size, extent in EXTENTS.items()
     },
