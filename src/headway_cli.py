@@ -113,7 +113,7 @@ def _before_flags(words: Sequence[str]) -> TrainSettings:
 
 
 def _compare(settings: CompareSettings, command: str) -> None:
-    from headway.studies.compare import compare
+    from headway.studies.comparison.compare import compare
 
     compare(settings, command)
     _show(settings.out, "json" if settings.json else "table")
@@ -126,8 +126,8 @@ def _report(settings: ReportSettings, command: str) -> None:
 def _retrofit(settings: RetrofitSettings, command: str) -> None:
     from rich.console import Console
 
-    from headway.studies.retrofit import retrofit
-    from headway.studies.retrofit_table import print_retrofit
+    from headway.studies.retrofit.run import retrofit
+    from headway.studies.retrofit.table import print_retrofit
 
     summary = retrofit(settings, command)
     if settings.json:

@@ -71,12 +71,13 @@ def compare(settings, command):
     {body}
 class HeadwayError(ValueError):
     pass
-for name in ("headway", "headway.studies"):
+for name in ("headway", "headway.studies", "headway.studies.comparison"):
     sys.modules[name] = types.ModuleType(name)
 sys.modules["headway.errors"] = types.ModuleType("headway.errors")
 sys.modules["headway.errors"].HeadwayError = HeadwayError
-sys.modules["headway.studies.compare"] = types.ModuleType("headway.studies.compare")
-sys.modules["headway.studies.compare"].compare = compare
+compares = "headway.studies.comparison.compare"
+sys.modules[compares] = types.ModuleType(compares)
+sys.modules[compares].compare = compare
 """
 
 

@@ -12,7 +12,7 @@ from headway.corpora import TokenCorpus, build_corpus, cache, load_tokenizer
 from headway.corpora.cache import cache_folder, text_corpus
 from headway.corpora.tokens import is_corpus
 from headway.errors import HeadwayError
-from headway.studies.retrofit_corpus import built_corpus, cached_corpus, encode_corpus
+from headway.studies.retrofit.corpus import built_corpus, cached_corpus, encode_corpus
 
 MOST = 1 << 20
 
@@ -147,6 +147,6 @@ def test_raw_text_of_a_retrofit_is_encoded_once(
     other = cached_corpus(str(texts), model_tokenizer(before="A"), 257, MOST)
     assert not np.array_equal(other.train, first.train)
     monkeypatch.setattr(
-        "headway.studies.retrofit_corpus.encode_corpus", lambda *_: pytest.fail("encoded again")
+        "headway.studies.retrofit.corpus.encode_corpus", lambda *_: pytest.fail("encoded again")
     )
     assert same(cached_corpus(str(texts), model_tokenizer(), 257, MOST), first)

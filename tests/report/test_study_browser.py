@@ -6,8 +6,8 @@ import pytest
 from test_report_browser import browser, opened
 
 from headway.studies.claim_page import write_claim_page
+from headway.studies.kv_shift.theorem3 import THEOREM3
 from headway.studies.run_files import read_runs
-from headway.studies.theorem3 import THEOREM3
 
 __all__ = ["browser"]  # a fixture
 

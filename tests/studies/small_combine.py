@@ -10,12 +10,12 @@ from typing import Any
 from made_studies import result, settings
 
 from headway.studies.claims import Result, Results, Run, Size
-from headway.studies.combine import COMBINE
-from headway.studies.combine_parts import (
+from headway.studies.combine.parts import (
     PARTS,
     SUBSETS,
 )
-from headway.studies.lm_cost import COST, ROUNDS
+from headway.studies.combine.study import COMBINE
+from headway.studies.language_models.cost import COST, ROUNDS
 from headway.studies.running import settled
 from headway_settings import StudySettings
 

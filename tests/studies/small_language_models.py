@@ -12,9 +12,9 @@ import pytest
 from made_studies import result
 
 from headway.studies.claims import Result, Run
-from headway.studies.lm_course import Extent, Shape
-from headway.studies.lm_rates import Rates
-from headway.studies.tuning import FIRST_TUNING_SEED, TEST, TUNING
+from headway.studies.language_models.course import Extent, Shape
+from headway.studies.language_models.rates import Rates
+from headway.studies.races.tuning import FIRST_TUNING_SEED, TEST, TUNING
 from headway_settings import StudySettings
 
 TINY = Extent(

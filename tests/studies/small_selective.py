@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from small_language_models import asked, make_tiny
 
-from headway.studies import selective_lm
-from headway.studies.lm_course import Extent
-from headway.studies.lm_fine import FineCourse
-from headway.studies.selective_arms import ARMS, CONTINUATIONS
+from headway.studies.language_models.course import Extent
+from headway.studies.language_models.fine import FineCourse
+from headway.studies.selective import selective_lm
+from headway.studies.selective.arms import ARMS, CONTINUATIONS
 
 
 def make_tiny_selective(monkeypatch: pytest.MonkeyPatch) -> Extent:

@@ -21,9 +21,9 @@ from headway.corpora.tokens import (
 )
 from headway.corpora.vocabulary import symbol_tokenizer
 from headway.studies.claims import Result, Results
-from headway.studies.lm_course import Shape
-from headway.studies.lm_rates import Rates
-from headway.studies.shortcut_arms import (
+from headway.studies.language_models.course import Shape
+from headway.studies.language_models.rates import Rates
+from headway.studies.shortcuts.arms import (
     ALL,
     OPERATIONS,
     OWN,

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from headway.memory.amicl import accuracy
-from headway.studies import amicl_study
-from headway.studies.amicl_study import AMICL, NOTEBOOK_TRIALS, SWEEPS, TRIALS
 from headway.studies.claim_page import render
 from headway.studies.claims import Result, Results, Run, findings
 from headway.studies.criteria import Verdict
+from headway.studies.residual_streams import amicl as amicl_study
+from headway.studies.residual_streams.amicl import AMICL, NOTEBOOK_TRIALS, SWEEPS, TRIALS
 from headway.studies.running import run_study
 from headway_settings import StudySettings
 

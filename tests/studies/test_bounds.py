@@ -11,16 +11,16 @@ from small_shortcuts import GAINS, SEEN, made_up
 
 from headway.report import statistics
 from headway.studies import estimates
-from headway.studies.amicl_study import AMICL
 from headway.studies.claims import Results, Study, findings
-from headway.studies.graph_study import GRAPH
-from headway.studies.induction_study import INDUCTION
-from headway.studies.kv_shift_lm import KV_SHIFT_LM
-from headway.studies.passkey_study import PASSKEY
+from headway.studies.kv_shift.induction import INDUCTION
+from headway.studies.kv_shift.kv_shift_lm import KV_SHIFT_LM
+from headway.studies.kv_shift.theorem3 import THEOREM3
+from headway.studies.residual_streams.amicl import AMICL
 from headway.studies.run_files import read_runs
-from headway.studies.selective_lm import SELECTIVE_LM
-from headway.studies.shortcuts_text import CONDITIONS, SHORTCUTS_TEXT
-from headway.studies.theorem3 import THEOREM3
+from headway.studies.selective.graph import GRAPH
+from headway.studies.selective.passkey import PASSKEY
+from headway.studies.selective.selective_lm import SELECTIVE_LM
+from headway.studies.shortcuts.text import CONDITIONS, SHORTCUTS_TEXT
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "results"
 WIDE = 1e9

@@ -14,11 +14,11 @@ from small_language_models import TINY, asked
 from headway.corpora import build_corpus
 from headway.corpora.cache import text_corpus
 from headway.errors import HeadwayError
-from headway.studies.compare import compare
-from headway.studies.lm_course import Course
-from headway.studies.retrofit import retrofit
-from headway.studies.sink_arms import SIZES
-from headway.studies.sink_growth import Plan
+from headway.studies.comparison.compare import compare
+from headway.studies.language_models.course import Course
+from headway.studies.retrofit.run import retrofit
+from headway.studies.sinks.arms import SIZES
+from headway.studies.sinks.growth import Plan
 from headway_settings import StudySettings
 
 MOST = 8_000_000

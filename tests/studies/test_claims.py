@@ -25,7 +25,7 @@ from headway.studies.criteria import (
     within,
 )
 from headway.studies.estimates import mean_of, median_ratio, paired, resampled, share_of_seeds
-from headway.studies.speed import as_seen, faster, seen_ratio
+from headway.studies.races.speed import as_seen, faster, seen_ratio
 
 YES, PARTLY, NO = Verdict.REPRODUCED, Verdict.PARTLY, Verdict.NOT_REPRODUCED
 OPEN = Verdict.NOT_TESTABLE

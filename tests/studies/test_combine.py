@@ -12,17 +12,18 @@ from made_studies import settings
 from small_combine import GAINS, played, still_to_run
 from small_language_models import TINY, asked
 
-from headway.studies import combine_found, combine_runs, combine_table, lm_cost
 from headway.studies.claims import Results, Run
-from headway.studies.combine import CHOSEN, COMBINE
-from headway.studies.combine_found import (
+from headway.studies.combine import found as combine_found
+from headway.studies.combine import runs as combine_runs
+from headway.studies.combine import table as combine_table
+from headway.studies.combine.found import (
     SCREENED,
     best_left,
     chosen_parts,
     effects_on,
     soonest,
 )
-from headway.studies.combine_parts import (
+from headway.studies.combine.parts import (
     ARMS,
     CHOSEN_PARTS,
     CONFIRMING,
@@ -35,18 +36,20 @@ from headway.studies.combine_parts import (
     name_of,
     without,
 )
-from headway.studies.combine_runs import operations, screening_runs
-from headway.studies.combine_table import (
+from headway.studies.combine.runs import operations, screening_runs
+from headway.studies.combine.study import CHOSEN, COMBINE
+from headway.studies.combine.table import (
     arm_table,
     conclusion,
     losses_and_effects,
     markdown,
 )
-from headway.studies.lm_cost import COST
-from headway.studies.lm_course import Course
-from headway.studies.lm_rates import best_rate
+from headway.studies.language_models import cost as lm_cost
+from headway.studies.language_models.cost import COST
+from headway.studies.language_models.course import Course
+from headway.studies.language_models.rates import best_rate
+from headway.studies.races.tuning import TEST, TUNING
 from headway.studies.running import run_study, settled
-from headway.studies.tuning import TEST, TUNING
 
 
 def test_arms_are_all_subsets_of_the_parts_in_the_order_of_the_data() -> None:

@@ -11,8 +11,8 @@ from small_combine import GAINS, played, timed_again
 
 from headway.decoder import HeadwayConfig
 from headway.studies.claims import Result, Results, Run, findings
-from headway.studies.combine import CHOSEN, CLAIMS, COMBINE, RECOMMENDED
-from headway.studies.combine_found import (
+from headway.studies.combine.__main__ import main
+from headway.studies.combine.found import (
     IN_CONTEXT,
     chosen_parts,
     effects_on,
@@ -22,7 +22,7 @@ from headway.studies.combine_found import (
     step_ratio,
     tokens_needed,
 )
-from headway.studies.combine_parts import (
+from headway.studies.combine.parts import (
     ARMS,
     CHOSEN_PARTS,
     CONFIRMING,
@@ -35,18 +35,18 @@ from headway.studies.combine_parts import (
     SUBSETS,
     TOKENS,
 )
-from headway.studies.combine_table import (
+from headway.studies.combine.study import CHOSEN, CLAIMS, COMBINE, RECOMMENDED
+from headway.studies.combine.table import (
     arm_table,
     conclusion,
-    main,
     markdown,
     part_table,
 )
 from headway.studies.criteria import Verdict
-from headway.studies.lm_cost import COST, ROUNDS
+from headway.studies.language_models.cost import COST, ROUNDS
+from headway.studies.races.tuning import TEST
 from headway.studies.run_files import add_run, read_runs
 from headway.studies.running import still_missing
-from headway.studies.tuning import TEST
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "docs" / "results" / "combine"
@@ -221,7 +221,7 @@ def test_the_tables_in_the_docs_are_those_of_the_committed_results(committed: Re
     assert begun >= {PLAIN, CHOSEN}
     assert begun.isdisjoint(run.arm for run in still_missing(COMBINE, committed))
     assert markdown(committed) in (ROOT / "docs" / "combine.md").read_text(encoding="utf-8"), (
-        "run: python -m headway.studies.combine_table docs/results/combine"
+        "run: python -m headway.studies.combine docs/results/combine"
     )
 
 

@@ -17,7 +17,7 @@ from headway import HeadwayConfig, HeadwayError, HeadwayForCausalLM, KVShift
 from headway.corpora.batches import Windows, validation_windows
 from headway.corpora.tokens import TokenCorpus
 from headway.report.summary import summarise
-from headway.studies.compare import COST_ROUNDS, compare
+from headway.studies.comparison.compare import COST_ROUNDS, compare
 from headway.training.initialise import seed_weights
 from headway.training.probes import validate
 from headway.training.recipe import Recipe

@@ -30,7 +30,7 @@ from headway.studies.criteria import (
     within,
 )
 from headway.studies.estimates import share_of_seeds
-from headway.studies.speed import faster
+from headway.studies.races.speed import faster
 
 YES, PARTLY, NO = Verdict.REPRODUCED, Verdict.PARTLY, Verdict.NOT_REPRODUCED
 OPEN = Verdict.NOT_TESTABLE

@@ -15,9 +15,11 @@ from torch import Tensor
 from headway.studies import estimates
 from headway.studies.claim_page import render
 from headway.studies.claims import Results, Run, findings
-from headway.studies.courses import Course
 from headway.studies.criteria import Verdict
-from headway.studies.denoise_study import (
+from headway.studies.races.courses import Course
+from headway.studies.races.tuning import FIRST_TUNING_SEED, TEST, TUNING, Tuning
+from headway.studies.running import run_study
+from headway.studies.selective.denoise import (
     ARMS,
     BAYES,
     CLAIMS,
@@ -29,8 +31,6 @@ from headway.studies.denoise_study import (
     TASK,
     Denoiser,
 )
-from headway.studies.running import run_study
-from headway.studies.tuning import FIRST_TUNING_SEED, TEST, TUNING, Tuning
 from headway.tasks.base import Sample
 from headway.tasks.denoise import squared_error
 from headway_settings import StudySettings

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from headway.report.figures import CurveText
 from headway.studies import estimates
 from headway.studies.claims import Results, Run
-from headway.studies.courses import Course, task_batches
-from headway.studies.error_races import (
+from headway.studies.races.courses import Course, task_batches
+from headway.studies.races.error_races import (
     LEAST,
     MOST,
     ErrorArm,
@@ -26,7 +26,7 @@ from headway.studies.error_races import (
     last_errors,
     told_training,
 )
-from headway.studies.tuning import FIRST_TUNING_SEED, TEST, TUNING, Tuning, chosen_rate
+from headway.studies.races.tuning import FIRST_TUNING_SEED, TEST, TUNING, Tuning, chosen_rate
 from headway.tasks.base import Sample, Task
 from headway.tasks.denoise import Denoise
 from headway.training.ensemble import Call

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headway.errors import HeadwayError
-from headway.studies.combine_parts import DESIGN
-from headway.studies.factorial import Factorial, Subset
+from headway.studies.combine.factorial import Factorial, Subset
+from headway.studies.combine.parts import DESIGN
 
 NAMES = ("a", "b", "c", "d")
 HALF = Factorial(NAMES, {"e": ("a", "b", "c", "d")})

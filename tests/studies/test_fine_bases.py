@@ -20,14 +20,14 @@ from small_selective import make_tiny_selective, tiny_course
 
 from headway.decoder import HeadwayForCausalLM
 from headway.errors import HeadwayError
-from headway.studies import lm_course
 from headway.studies.claims import Run
-from headway.studies.lm_course import Course, Extent
-from headway.studies.lm_fine import BASE, BASES, Base, FineCourse
+from headway.studies.language_models import course as lm_course
+from headway.studies.language_models.course import Course, Extent
+from headway.studies.language_models.fine import BASE, BASES, Base, FineCourse
+from headway.studies.races.tuning import FIRST_TUNING_SEED, TEST
 from headway.studies.running import run_study
-from headway.studies.selective_arms import FINE
-from headway.studies.selective_lm import SELECTIVE_LM
-from headway.studies.tuning import FIRST_TUNING_SEED, TEST
+from headway.studies.selective.arms import FINE
+from headway.studies.selective.selective_lm import SELECTIVE_LM
 
 Trained = Counter[tuple[str, int]]
 

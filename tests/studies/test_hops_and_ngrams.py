@@ -11,15 +11,17 @@ from made_studies import result
 
 from headway.mechanisms import KVShift
 from headway.report import statistics
-from headway.studies import estimates, hops_study, ngram_study
+from headway.studies import estimates
 from headway.studies.claim_page import render
 from headway.studies.claims import Results, Run, Study, findings
-from headway.studies.courses import Course
 from headway.studies.criteria import Verdict
-from headway.studies.hops_study import HOPS
-from headway.studies.ngram_study import NGRAM
+from headway.studies.kv_shift import hops as hops_study
+from headway.studies.kv_shift import ngram as ngram_study
+from headway.studies.kv_shift.hops import HOPS
+from headway.studies.kv_shift.ngram import NGRAM
+from headway.studies.races.courses import Course
+from headway.studies.races.tuning import FIRST_TUNING_SEED, TEST, TUNING, Tuning
 from headway.studies.running import run_study
-from headway.studies.tuning import FIRST_TUNING_SEED, TEST, TUNING, Tuning
 from headway.tasks.hops import Hops
 from headway.tasks.ngram import NGram
 from headway_settings import StudySettings

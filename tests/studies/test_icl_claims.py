@@ -15,10 +15,14 @@ from scipy.stats import spearmanr
 from headway.studies import estimates
 from headway.studies.claims import Results, Run, findings
 from headway.studies.criteria import Verdict
-from headway.studies.icl_classification import CLAIMS, ICL_CLASSIFICATION, TEST_SETS
-from headway.studies.icl_training import ARMS, EXTENTS, RACED, SETS
+from headway.studies.races.tuning import FIRST_TUNING_SEED, TEST, TUNING, steps_of
+from headway.studies.residual_streams.icl_classification import (
+    CLAIMS,
+    ICL_CLASSIFICATION,
+    TEST_SETS,
+)
+from headway.studies.residual_streams.icl_training import ARMS, EXTENTS, RACED, SETS
 from headway.studies.run_files import read_runs
-from headway.studies.tuning import FIRST_TUNING_SEED, TEST, TUNING, steps_of
 
 PAPER = EXTENTS["paper"]
 COMMITTED = Path(__file__).parents[2] / "docs" / "results" / "icl-classification"

@@ -11,13 +11,15 @@ from torch import Tensor
 
 from headway.mechanisms.residual_stream import ResidualStream, ResidualStreamModule
 from headway.report.page import REPORT_NAME
-from headway.studies import estimates, icl_classification, icl_training
+from headway.studies import estimates
 from headway.studies.claim_page import write_claim_page
 from headway.studies.claims import Run, findings
-from headway.studies.courses import Course, generator_of
 from headway.studies.criteria import Verdict
-from headway.studies.icl_classification import CLAIMS, ICL_CLASSIFICATION
-from headway.studies.icl_training import (
+from headway.studies.races.courses import Course, generator_of
+from headway.studies.races.tuning import FIRST_TUNING_SEED, TEST, TUNING, Tuning
+from headway.studies.residual_streams import icl_classification, icl_training
+from headway.studies.residual_streams.icl_classification import CLAIMS, ICL_CLASSIFICATION
+from headway.studies.residual_streams.icl_training import (
     ARMS,
     EXTENTS,
     SETS,
@@ -29,9 +31,8 @@ from headway.studies.icl_training import (
     training_batches,
     world_of,
 )
+from headway.studies.residual_streams.toy_classifier import StreamClassifier
 from headway.studies.running import run_study
-from headway.studies.toy_classifier import StreamClassifier
-from headway.studies.tuning import FIRST_TUNING_SEED, TEST, TUNING, Tuning
 from headway.tasks.classification import Classification
 from headway.training.ensemble import Ensemble
 from headway.training.update_rules import SGD

@@ -11,8 +11,8 @@ from made_studies import result
 from headway.studies import estimates
 from headway.studies.claims import Results, Run, findings
 from headway.studies.criteria import Verdict
-from headway.studies.induction_study import CLAIMS
-from headway.studies.tuning import FIRST_TUNING_SEED, TEST, TUNING
+from headway.studies.kv_shift.induction import CLAIMS
+from headway.studies.races.tuning import FIRST_TUNING_SEED, TEST, TUNING
 
 
 @pytest.fixture(autouse=True)

@@ -12,12 +12,12 @@ from headway.mechanisms import KVShift
 from headway.mechanisms.context import QKV, Context
 from headway.mechanisms.kv_shift import KVShiftModule
 from headway.ops.rotary import rotary
-from headway.studies import estimates, induction_study
+from headway.studies import estimates
 from headway.studies.claim_page import write_claim_page
 from headway.studies.claims import Run, findings
-from headway.studies.courses import Course, generator_of, task_batches
 from headway.studies.criteria import Verdict
-from headway.studies.induction_study import (
+from headway.studies.kv_shift import induction as induction_study
+from headway.studies.kv_shift.induction import (
     CLAIMS,
     INDUCTION,
     KEY,
@@ -25,9 +25,10 @@ from headway.studies.induction_study import (
     VALUE,
     WIDTHS,
 )
+from headway.studies.races.courses import Course, generator_of, task_batches
+from headway.studies.races.token_races import TokenRace, decoder
+from headway.studies.races.tuning import FIRST_TUNING_SEED, TEST, TUNING, Tuning
 from headway.studies.running import run_study
-from headway.studies.token_races import TokenRace, decoder
-from headway.studies.tuning import FIRST_TUNING_SEED, TEST, TUNING, Tuning
 from headway.tasks.base import accuracy
 from headway.tasks.induction import Induction
 from headway.training.ensemble import Ensemble

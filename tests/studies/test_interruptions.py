@@ -12,7 +12,7 @@ from small_comparisons import by_place, contents, records, settings, words
 
 import headway_cli
 from command_processes import start
-from headway.studies.compare import compare
+from headway.studies.comparison.compare import compare
 
 
 def interrupt(command, metrics, number, after):

@@ -9,7 +9,7 @@ from small_language_models import compared_run, raced
 
 from headway.studies.claims import Finding, Results, findings
 from headway.studies.criteria import Verdict
-from headway.studies.kv_shift_lm import ARMS, CLAIMS, HIGH, HIGHER, QUADRANTS
+from headway.studies.kv_shift.kv_shift_lm import ARMS, CLAIMS, HIGH, HIGHER, QUADRANTS
 
 
 def made_up(

@@ -13,10 +13,10 @@ from small_language_models import asked, compared_run, make_tiny, raced
 
 from headway.errors import HeadwayError
 from headway.mechanisms.kv_shift import KVShiftModule
-from headway.studies import kv_shift_lm
 from headway.studies.claims import Result, Results, Run, findings
 from headway.studies.criteria import Verdict
-from headway.studies.kv_shift_lm import (
+from headway.studies.kv_shift import kv_shift_lm
+from headway.studies.kv_shift.kv_shift_lm import (
     ARMS,
     CLAIMS,
     EXTENTS,
@@ -27,10 +27,10 @@ from headway.studies.kv_shift_lm import (
     look,
     quadrants,
 )
-from headway.studies.lm_course import Course, Extent
-from headway.studies.lm_rates import best_rate
+from headway.studies.language_models.course import Course, Extent
+from headway.studies.language_models.rates import best_rate
+from headway.studies.races.tuning import TEST, TUNING
 from headway.studies.running import run_study
-from headway.studies.tuning import TEST, TUNING
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from headway.studies.catalogue import CLAIM_STUDIES, STUDIES, SURVEYS
 from headway.studies.claims import SIZES, Claim, Run, Study, findings
 from headway.studies.criteria import HISTORY, MEANING, SURE, Estimate, Verdict, beyond_zero, within
 from headway.studies.ledger import SMALL, ledger, main
+from headway.studies.races.tuning import FIRST_TUNING_SEED, TUNING
 from headway.studies.run_files import add_run, read_runs
 from headway.studies.running import still_missing
-from headway.studies.tuning import FIRST_TUNING_SEED, TUNING
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "docs" / "results"

@@ -6,7 +6,7 @@ from small_language_models import compared_run, raced
 
 from headway.studies.claims import Result, Results
 from headway.studies.criteria import at_most
-from headway.studies.lm_claims import compare
+from headway.studies.language_models.claims import compare
 
 CLAIM = compare("lower", "a paper", None, at_most(0), "ours", "base")
 

@@ -21,7 +21,7 @@ from headway.errors import HeadwayError
 from headway.report.statistics import SIGNIFICANCE
 from headway.studies.claims import Result, Results
 from headway.studies.criteria import Estimate
-from headway.studies.lm_rates import (
+from headway.studies.language_models.rates import (
     SHARE,
     Rates,
     best_rate,
@@ -29,9 +29,9 @@ from headway.studies.lm_rates import (
     measured,
     not_tried,
 )
-from headway.studies.lm_shares import share_needed, share_without_interval
+from headway.studies.language_models.shares import share_needed, share_without_interval
+from headway.studies.races.tuning import FIRST_TUNING_SEED, TEST, TUNING
 from headway.studies.running import settled
-from headway.studies.tuning import FIRST_TUNING_SEED, TEST, TUNING
 from headway_settings import StudySettings
 
 RATES = Rates(first=(1.0, 2.0, 4.0), most=5)

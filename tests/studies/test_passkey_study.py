@@ -15,15 +15,17 @@ from made_studies import result
 from headway import HeadwayError
 from headway.decoder import HeadwayConfig, HeadwayForCausalLM
 from headway.mechanisms import SelectiveAttention
-from headway.studies import estimates, passkey_race, passkey_study
+from headway.studies import estimates
 from headway.studies.claim_page import render
 from headway.studies.claims import Result, Results, Run, Size, findings
-from headway.studies.courses import Course, seed_of
 from headway.studies.criteria import Estimate, Verdict
-from headway.studies.passkey_race import ALL, DEPTHS, PasskeyRace, cell, known_words
-from headway.studies.passkey_study import CLAIMS, MORE, PASSKEY, RACES
+from headway.studies.races.courses import Course, seed_of
+from headway.studies.races.tuning import FIRST_TUNING_SEED, TEST, TUNING, Tuning
 from headway.studies.running import run_study
-from headway.studies.tuning import FIRST_TUNING_SEED, TEST, TUNING, Tuning
+from headway.studies.selective import passkey as passkey_study
+from headway.studies.selective import passkey_race
+from headway.studies.selective.passkey import CLAIMS, MORE, PASSKEY, RACES
+from headway.studies.selective.passkey_race import ALL, DEPTHS, PasskeyRace, cell, known_words
 from headway.tasks.base import exact_match
 from headway.tasks.passkey import Passkey
 from headway.training.ensemble import Ensemble

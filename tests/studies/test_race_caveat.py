@@ -10,8 +10,8 @@ from made_studies import result
 
 from headway.studies import estimates
 from headway.studies.claims import Results, Run
-from headway.studies.induction_study import RACES
-from headway.studies.race_caveat import (
+from headway.studies.kv_shift.induction import RACES
+from headway.studies.races.caveat import (
     between_looks,
     not_all_there,
     not_at_their_end,
@@ -19,8 +19,8 @@ from headway.studies.race_caveat import (
     rates_apart,
     still_learning,
 )
-from headway.studies.speed import faster, steps_ratio
-from headway.studies.tuning import FIRST_TUNING_SEED, TEST, TUNING, steps_of
+from headway.studies.races.speed import faster, steps_ratio
+from headway.studies.races.tuning import FIRST_TUNING_SEED, TEST, TUNING, steps_of
 
 Looks = Sequence[int]
 """Steps at which a run was looked at; it got there at the last one."""

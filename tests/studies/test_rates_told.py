@@ -11,11 +11,11 @@ from made_studies import ARMS, claim, result, study, written
 from headway.studies.catalogue import CLAIM_STUDIES
 from headway.studies.claim_page import render
 from headway.studies.claims import Result, Results, Run
+from headway.studies.language_models.rates import best_rate
 from headway.studies.ledger import SMALL, ledger
-from headway.studies.lm_rates import best_rate
+from headway.studies.races.tuning import FIRST_TUNING_SEED, TEST, TUNING, chosen_rate
 from headway.studies.rates_told import COLUMNS, rate_tables
 from headway.studies.run_files import add_run, read_runs
-from headway.studies.tuning import FIRST_TUNING_SEED, TEST, TUNING, chosen_rate
 
 SEEDS = {"small": 2, "paper": 3}
 

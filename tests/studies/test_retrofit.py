@@ -21,9 +21,9 @@ import headway
 from headway.corpora.batches import Windows
 from headway.corpora.tokens import TokenCorpus
 from headway.studies import presets
-from headway.studies import retrofit as study
-from headway.studies.retrofit_mechanisms import as_identity, retrofitted
-from headway.studies.retrofit_model import arm_model, open_source
+from headway.studies.retrofit import run as study
+from headway.studies.retrofit.mechanisms import as_identity, retrofitted
+from headway.studies.retrofit.model import arm_model, open_source
 
 PRESETS = [name for name in presets.PRESETS if name != "vanilla"]
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from headway.corpora import build_corpus, load_tokenizer
 from headway.corpora.splits import SPLITS
 from headway.errors import HeadwayError
-from headway.studies.retrofit_corpus import encode_corpus
+from headway.studies.retrofit.corpus import encode_corpus
 
 MOST = 1 << 20
 SENTENCES = [f"sentence {'abcdefghij'[number]} of a text" for number in range(10)]

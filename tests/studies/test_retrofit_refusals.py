@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 import headway
 import headway_cli
-from headway.studies.retrofit import retrofit
+from headway.studies.retrofit.run import retrofit
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 import headway
 import headway_cli
 from headway.corpora.batches import Windows
-from headway.studies.retrofit_table import print_retrofit
+from headway.studies.retrofit.table import print_retrofit
 from headway.training.fine_tune import FineTuning
 from headway.training.run import train
 from headway_settings import RetrofitSettings

@@ -17,13 +17,14 @@ from small_selective import make_tiny_selective, tiny_course
 from headway.mechanisms.selective_attention import SelectiveAttention, Temperature
 from headway.studies.claims import Results, Run, findings
 from headway.studies.criteria import Estimate, Verdict
-from headway.studies.lm_claims import LOWER
-from headway.studies.lm_course import Course, Extent, Shape
-from headway.studies.lm_fine import FineCourse
-from headway.studies.lm_rates import SHARE
-from headway.studies.lm_sharpness import Spikiness, Temperatures, operator_norms
+from headway.studies.language_models.claims import LOWER
+from headway.studies.language_models.course import Course, Extent, Shape
+from headway.studies.language_models.fine import FineCourse
+from headway.studies.language_models.rates import SHARE
+from headway.studies.language_models.sharpness import Spikiness, Temperatures, operator_norms
+from headway.studies.races.tuning import TEST
 from headway.studies.running import run_study
-from headway.studies.selective_arms import (
+from headway.studies.selective.arms import (
     ARMS,
     EXTENTS,
     FINE,
@@ -33,8 +34,7 @@ from headway.studies.selective_arms import (
     TARGETS,
     TUNED,
 )
-from headway.studies.selective_lm import CLAIMS, PERPLEXITIES, SELECTIVE_LM, look
-from headway.studies.tuning import TEST
+from headway.studies.selective.selective_lm import CLAIMS, PERPLEXITIES, SELECTIVE_LM, look
 
 
 @pytest.fixture

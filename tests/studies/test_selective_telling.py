@@ -12,13 +12,13 @@ from small_language_models import compared_run, raced
 
 from headway.studies.claims import Claim, Finding, Result, Results, findings
 from headway.studies.criteria import Verdict
-from headway.studies.lm_rates import SHARE
+from headway.studies.language_models.rates import SHARE
+from headway.studies.races.tuning import TEST
 from headway.studies.run_files import read_runs
-from headway.studies.selective_arms import ARMS, FINE, GROUPS, base_of
-from headway.studies.selective_lm import CLAIMS, SELECTIVE_LM
-from headway.studies.selective_sharpness import SHARPNESS_CLAIMS
-from headway.studies.selective_table import FOLLOWED, LOSSES
-from headway.studies.tuning import TEST
+from headway.studies.selective.arms import ARMS, FINE, GROUPS, base_of
+from headway.studies.selective.selective_lm import CLAIMS, SELECTIVE_LM
+from headway.studies.selective.sharpness import SHARPNESS_CLAIMS
+from headway.studies.selective.table import FOLLOWED, LOSSES
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "results" / SELECTIVE_LM.name
 FOLLOWING = {"mean": 1.25, "deviation": 0.5, "with_norm": -0.4, "with_frequency": 0.2}

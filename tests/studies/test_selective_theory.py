@@ -12,12 +12,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from headway.studies import selective_theory
 from headway.studies.claim_page import claim_table, render
 from headway.studies.claims import Results
 from headway.studies.criteria import Verdict
 from headway.studies.running import run_study
-from headway.studies.selective_bounds import (
+from headway.studies.selective import theory as selective_theory
+from headway.studies.selective.bounds import (
     apart,
     flat_loss,
     least_norm_for_specificity,
@@ -27,7 +27,7 @@ from headway.studies.selective_bounds import (
     selective_norm,
     sparsity,
 )
-from headway.studies.selective_theory import SELECTIVE_THEORY
+from headway.studies.selective.theory import SELECTIVE_THEORY
 from headway_settings import StudySettings
 
 

@@ -19,8 +19,9 @@ from headway.decoder import HeadwayForCausalLM
 from headway.mechanisms.layer_shortcut import LayerShortcut, ShortcutAttention
 from headway.ops.visibility import Visibility
 from headway.studies.claims import Run
-from headway.studies.lm_course import Arm, Course, Shape
-from headway.studies.shortcut_maps import (
+from headway.studies.language_models.course import Arm, Course, Shape
+from headway.studies.races.tuning import TEST
+from headway.studies.shortcuts.maps import (
     ROWS,
     DepthMap,
     distance_bins,
@@ -29,7 +30,6 @@ from headway.studies.shortcut_maps import (
     shortcut_of,
     without_tap,
 )
-from headway.studies.tuning import TEST
 
 ARMS = {
     "two": Arm(about="two taps", mechanisms=(LayerShortcut(taps=(1, 2), width=8),)),

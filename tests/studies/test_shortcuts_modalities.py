@@ -19,16 +19,17 @@ from headway.corpora.codecs import MuLaw
 from headway.corpora.performance import decode
 from headway.corpora.tokens import TokenCorpus
 from headway.errors import HeadwayError
-from headway.studies import shortcuts_modalities, shortcuts_text
 from headway.studies.claim_page import render
 from headway.studies.claims import Run, findings
-from headway.studies.lm_course import Course
+from headway.studies.language_models.course import Course
+from headway.studies.races.tuning import TEST
 from headway.studies.running import run_study
-from headway.studies.shortcut_arms import KINDS, PLAIN, Condition
-from headway.studies.shortcut_samples import LONGEST, document, sample_length, write_sample
-from headway.studies.shortcuts_modalities import CONDITIONS, SHORTCUTS_MODALITIES, look_and_listen
-from headway.studies.shortcuts_text import SHORTCUTS_TEXT
-from headway.studies.tuning import TEST
+from headway.studies.shortcuts import modalities as shortcuts_modalities
+from headway.studies.shortcuts import text as shortcuts_text
+from headway.studies.shortcuts.arms import KINDS, PLAIN, Condition
+from headway.studies.shortcuts.modalities import CONDITIONS, SHORTCUTS_MODALITIES, look_and_listen
+from headway.studies.shortcuts.samples import LONGEST, document, sample_length, write_sample
+from headway.studies.shortcuts.text import SHORTCUTS_TEXT
 from headway_settings import StudySettings
 
 COMMAND = "headway study shortcuts-modalities"

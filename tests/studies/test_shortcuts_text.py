@@ -13,14 +13,15 @@ from small_shortcuts import EXTENT, GAINS, SEEN, made_up, make_tiny, save_corpus
 from headway.corpora.tokens import TokenCorpus, build_corpus
 from headway.errors import HeadwayError
 from headway.mechanisms.layer_shortcut import LayerShortcut
-from headway.studies import shortcuts_text
 from headway.studies.claim_page import render
 from headway.studies.claims import Results, findings
 from headway.studies.criteria import Verdict
-from headway.studies.kv_shift_lm import ARMS as OTHER_ARMS
-from headway.studies.lm_course import Arm, Course
+from headway.studies.kv_shift.kv_shift_lm import ARMS as OTHER_ARMS
+from headway.studies.language_models.course import Arm, Course
+from headway.studies.races.tuning import TEST, TUNING
 from headway.studies.running import run_study
-from headway.studies.shortcut_arms import (
+from headway.studies.shortcuts import text as shortcuts_text
+from headway.studies.shortcuts.arms import (
     ALL,
     KINDS,
     OPERATIONS,
@@ -34,9 +35,8 @@ from headway.studies.shortcut_arms import (
     arms_of,
     runs_of,
 )
-from headway.studies.shortcut_claims import unlike_sizes
-from headway.studies.shortcuts_text import CONDITIONS, SHORTCUTS_TEXT
-from headway.studies.tuning import TEST, TUNING
+from headway.studies.shortcuts.claims import unlike_sizes
+from headway.studies.shortcuts.text import CONDITIONS, SHORTCUTS_TEXT
 from headway.training.matched import forward_operations, parameter_count
 
 CHARACTERS, BPE = CONDITIONS

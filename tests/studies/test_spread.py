@@ -17,9 +17,9 @@ from headway.errors import HeadwayError
 from headway.studies import spread as spread_module
 from headway.studies.claims import Run
 from headway.studies.running import run_study
-from headway.studies.selective_theory import SELECTIVE_THEORY
-from headway.studies.sink_arms import SIZES
-from headway.studies.sink_growth import grow_sinks
+from headway.studies.selective.theory import SELECTIVE_THEORY
+from headway.studies.sinks.arms import SIZES
+from headway.studies.sinks.growth import grow_sinks
 from headway.studies.spread import spread_runs
 from headway_settings import StudySettings
 

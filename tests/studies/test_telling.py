@@ -8,7 +8,7 @@ import pytest
 from small_comparisons import contents, settings, words
 
 import headway_cli
-from headway.studies.compare import compare
+from headway.studies.comparison.compare import compare
 
 LINE = re.compile(r"^\[ *\d+ s, +\d+%\] \S")
 

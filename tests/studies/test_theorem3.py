@@ -14,13 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import headway_cli
-from headway.studies import theorem3
 from headway.studies.claim_page import claim_table, render
 from headway.studies.claims import Result, Results, Run
 from headway.studies.criteria import Estimate, Verdict
-from headway.studies.run_files import read_runs
-from headway.studies.running import run_study
-from headway.studies.theorem3 import (
+from headway.studies.kv_shift import theorem3
+from headway.studies.kv_shift.theorem3 import (
     ALL,
     EXTENTS,
     THEOREM3,
@@ -33,6 +31,8 @@ from headway.studies.theorem3 import (
     simulated_loss,
     two_token_loss,
 )
+from headway.studies.run_files import read_runs
+from headway.studies.running import run_study
 from headway_settings import StudySettings
 
 SHORT = Extent(40, 0.02, 250)

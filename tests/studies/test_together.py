@@ -8,10 +8,10 @@ from small_comparisons import by_place, numbers, records, settings
 
 from headway import HeadwayForCausalLM
 from headway.report.summary import summarise
-from headway.studies import compare as module
-from headway.studies.compare import compare
-from headway.studies.compare_runs import Bench
-from headway.studies.together import FILLS, why_alone
+from headway.studies.comparison import compare as module
+from headway.studies.comparison.compare import compare
+from headway.studies.comparison.runs import Bench
+from headway.studies.comparison.together import FILLS, why_alone
 
 ARMS = ("vanilla", "kv_shift", "value_stream+selective")
 PER_COPY = {"seeds": 3, "steps": 70, "evaluations": 3}

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from headway.errors import HeadwayError
 from headway.studies import estimates
 from headway.studies.claims import Result, Results, Run
-from headway.studies.courses import Course, Progress, follow, seed_of
 from headway.studies.criteria import Estimate, Verdict
-from headway.studies.race_table import race_table
-from headway.studies.speed import faster, signed_rank_p, steps_ratio
-from headway.studies.tuning import (
+from headway.studies.races.courses import Course, Progress, follow, seed_of
+from headway.studies.races.speed import faster, signed_rank_p, steps_ratio
+from headway.studies.races.table import race_table
+from headway.studies.races.tuning import (
     FIRST_TUNING_SEED,
     TEST,
     TUNING,

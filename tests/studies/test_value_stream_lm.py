@@ -13,14 +13,13 @@ from small_language_models import asked, compared_run, make_tiny, raced
 from headway.corpora.text import on_hub
 from headway.decoder import HeadwayForCausalLM
 from headway.report import statistics
-from headway.studies import value_stream_lm
 from headway.studies.claims import Results, Run, findings
 from headway.studies.criteria import Verdict
-from headway.studies.lm_course import Course, Extent
-from headway.studies.lm_names import KNOWN, names_measured, prompts
-from headway.studies.running import run_study
-from headway.studies.tuning import TEST
-from headway.studies.value_stream_lm import (
+from headway.studies.language_models.course import Course, Extent
+from headway.studies.language_models.names import KNOWN, names_measured, prompts
+from headway.studies.races.tuning import TEST
+from headway.studies.residual_streams import value_stream_lm
+from headway.studies.residual_streams.value_stream_lm import (
     ARMS,
     CLAIMS,
     CROSSED,
@@ -30,6 +29,7 @@ from headway.studies.value_stream_lm import (
     crossed,
     look,
 )
+from headway.studies.running import run_study
 from headway.tasks.ioi import PLACES, THINGS, name_scores
 
 PAPER = EXTENTS["paper"]

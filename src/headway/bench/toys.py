@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from headway.decoder import HeadwayConfig, HeadwayForCausalLM
-from headway.studies.toy_classifier import Classifier
+from headway.studies.residual_streams.toy_classifier import Classifier
 from headway.tasks.base import IGNORED, Task
 from headway.tasks.classification import Classification
 from headway.tasks.induction import Induction

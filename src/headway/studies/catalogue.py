@@ -13,18 +13,17 @@ from headway.errors import HeadwayError
 from headway.mechanisms.fields import nearest
 from headway.report.cells import Table
 from headway.studies import claims
-from headway.studies.amicl_study import AMICL
 from headway.studies.claim_page import claim_table, told, write_claim_page
-from headway.studies.combine import COMBINE
+from headway.studies.combine.study import COMBINE
 from headway.studies.criteria import MEANING
-from headway.studies.denoise_study import DENOISE
-from headway.studies.graph_study import GRAPH
-from headway.studies.hops_study import HOPS
-from headway.studies.icl_classification import ICL_CLASSIFICATION
-from headway.studies.induction_study import INDUCTION
-from headway.studies.kv_shift_lm import KV_SHIFT_LM
-from headway.studies.ngram_study import NGRAM
-from headway.studies.passkey_study import PASSKEY
+from headway.studies.kv_shift.hops import HOPS
+from headway.studies.kv_shift.induction import INDUCTION
+from headway.studies.kv_shift.kv_shift_lm import KV_SHIFT_LM
+from headway.studies.kv_shift.ngram import NGRAM
+from headway.studies.kv_shift.theorem3 import THEOREM3
+from headway.studies.residual_streams.amicl import AMICL
+from headway.studies.residual_streams.icl_classification import ICL_CLASSIFICATION
+from headway.studies.residual_streams.value_stream_lm import VALUE_STREAM_LM
 from headway.studies.run_files import read_runs
 from headway.studies.running import (
     held_results,
@@ -33,17 +32,18 @@ from headway.studies.running import (
     run_study,
     still_missing,
 )
-from headway.studies.selective_lm import SELECTIVE_LM
-from headway.studies.selective_theory import SELECTIVE_THEORY
-from headway.studies.shortcuts_modalities import SHORTCUTS_MODALITIES
-from headway.studies.shortcuts_text import SHORTCUTS_TEXT
-from headway.studies.sink_arms import COMPARED, SIZES
-from headway.studies.sink_growth import grow_sinks
-from headway.studies.sink_page import write_sink_page
-from headway.studies.sink_results import read_results
-from headway.studies.sink_table import sink_table
-from headway.studies.theorem3 import THEOREM3
-from headway.studies.value_stream_lm import VALUE_STREAM_LM
+from headway.studies.selective.denoise import DENOISE
+from headway.studies.selective.graph import GRAPH
+from headway.studies.selective.passkey import PASSKEY
+from headway.studies.selective.selective_lm import SELECTIVE_LM
+from headway.studies.selective.theory import SELECTIVE_THEORY
+from headway.studies.shortcuts.modalities import SHORTCUTS_MODALITIES
+from headway.studies.shortcuts.text import SHORTCUTS_TEXT
+from headway.studies.sinks.arms import COMPARED, SIZES
+from headway.studies.sinks.growth import grow_sinks
+from headway.studies.sinks.page import write_sink_page
+from headway.studies.sinks.results import read_results
+from headway.studies.sinks.table import sink_table
 from headway_settings import StudySettings
 
 R = TypeVar("R")

@@ -13,8 +13,8 @@ from statistics import fmean
 from headway.report.cells import Table
 from headway.report.words import MISSING
 from headway.studies.claims import Result, Results, Study
+from headway.studies.races.tuning import TEST, TUNING
 from headway.studies.running import still_missing
-from headway.studies.tuning import TEST, TUNING
 
 TITLE = "How learning rates were chosen"
 COLUMNS = ("arm", "rates tried", "tuning seeds of each", "chosen", "seeds compared",

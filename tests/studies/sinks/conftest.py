@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from headway.corpora.tokens import build_corpus
-from headway.studies import sink_arms
-from headway.studies.sink_arms import SIZES
+from headway.studies.sinks import arms as sink_arms
+from headway.studies.sinks.arms import SIZES
 from headway_settings import StudySettings
 
 

@@ -21,12 +21,12 @@ from transformers import AutoTokenizer
 from headway import HeadwayError, HeadwayForCausalLM
 from headway.corpora.batches import ResidentWindows, Windows, validation_windows
 from headway.corpora.tokens import TokenCorpus, build_corpus
-from headway.studies import sink_growth
-from headway.studies.sink_arms import ARMS, COMPARED
-from headway.studies.sink_growth import Plan, grow_sinks, measure
-from headway.studies.sink_page import render
-from headway.studies.sink_results import shared_corpus, write_result
-from headway.studies.sink_table import COLUMNS, sink_table
+from headway.studies.sinks import growth as sink_growth
+from headway.studies.sinks.arms import ARMS, COMPARED
+from headway.studies.sinks.growth import Plan, grow_sinks, measure
+from headway.studies.sinks.page import render
+from headway.studies.sinks.results import shared_corpus, write_result
+from headway.studies.sinks.table import COLUMNS, sink_table
 from headway.training.initialise import seed_weights
 from headway.training.run import Step
 from headway.waiver.monitor import SinkMonitor

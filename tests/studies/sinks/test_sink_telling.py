@@ -12,14 +12,15 @@ import pytest
 
 import headway_cli
 from headway.report.tables import markdown_table
-from headway.studies.amicl_study import AMICL
 from headway.studies.catalogue import STUDIES, listing
 from headway.studies.criteria import MEANING, Verdict
-from headway.studies.sink_arms import ARMS
-from headway.studies.sink_growth import grow_sinks, main
-from headway.studies.sink_page import render
-from headway.studies.sink_results import read_results
-from headway.studies.sink_table import effect_table, sink_table
+from headway.studies.residual_streams.amicl import AMICL
+from headway.studies.sinks.__main__ import main
+from headway.studies.sinks.arms import ARMS
+from headway.studies.sinks.growth import grow_sinks
+from headway.studies.sinks.page import render
+from headway.studies.sinks.results import read_results
+from headway.studies.sinks.table import effect_table, sink_table
 from headway_settings import StudySettings
 
 ROOT = Path(__file__).parents[3]

@@ -1,0 +1,1 @@
+"""Which mechanisms are worth having together."""

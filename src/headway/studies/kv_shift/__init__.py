@@ -1,0 +1,1 @@
+"""Studies of KV shifting attention (arXiv 2411.19574)."""

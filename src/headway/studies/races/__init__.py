@@ -1,0 +1,1 @@
+"""Arms that are compared in steps to a score, each at its own learning rate."""

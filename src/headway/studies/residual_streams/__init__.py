@@ -1,0 +1,1 @@
+"""Studies of attention residual streams (arXiv 2412.15113)."""

@@ -1,0 +1,1 @@
+"""Mechanisms put into a trained model by fine-tuning."""

@@ -1,0 +1,1 @@
+"""Studies of selective self-attention (arXiv 2411.12892)."""

@@ -1,0 +1,1 @@
+"""Studies of layerwise attention shortcuts (arXiv 2409.10870)."""

@@ -1,0 +1,1 @@
+"""Where attention sinks come from, and what mechanisms do to them."""
