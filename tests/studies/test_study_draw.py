@@ -113,6 +113,7 @@ def test_without_a_page_nothing_is_written(
     [judged] = told["claims"]
     assert judged["claim"] == "the arm is better"
     assert judged["verdict"] == "not testable at this scale"
+    assert judged["remarks"] == "A verdict needs 3 seeds."
     assert contents(folder) == before
 
 
@@ -208,7 +209,7 @@ def test_the_page_numbers_criteria_and_tells_each_once() -> None:
         claim("the first"),
         claim("the second", criterion=ALWAYS, **MEAN),
         claim("not judged", criterion=dataclasses.replace(ALWAYS, words="never"), arms=("none",)),
-        claim("the third"),
+        claim("the third", differs="Of a third.", caveat=lambda found, _: f"{found.size} & more."),
     )
     losses: dict[str, Any] = {arm: {s: float(s) for s in range(3)} for arm in ("base", "arm")}
     page = render(made, results(losses))
@@ -219,6 +220,9 @@ def test_the_page_numbers_criteria_and_tells_each_once() -> None:
     rows = re.findall(row, page, re.DOTALL)
     assert rows == [("the first", "1"), ("the second", "2"), ("the third", "1")]
     assert "reproduced where" not in page
+    read_with = page.partition("To be read with them")[2].partition("</table>")[0]
+    assert re.findall(r"<span>(the \w+)</span>", read_with) == ["the third"]
+    assert "Of a third. paper &amp; more." in read_with
 
 
 @pytest.mark.parametrize("known", catalogue.CLAIM_STUDIES, ids=lambda known: known.name)

@@ -21,6 +21,7 @@ from headway.studies.kv_shift.induction import INDUCTION
 from headway.studies.kv_shift.kv_shift_lm import KV_SHIFT_LM
 from headway.studies.kv_shift.ngram import NGRAM
 from headway.studies.kv_shift.theorem3 import THEOREM3
+from headway.studies.remarks import remarks
 from headway.studies.residual_streams.amicl import AMICL
 from headway.studies.residual_streams.icl_classification import ICL_CLASSIFICATION
 from headway.studies.residual_streams.value_stream_lm import VALUE_STREAM_LM
@@ -115,8 +116,9 @@ def _plain(study: claims.Study, results: claims.Results) -> dict[str, Any]:
                 "published": found.claim.published_text,
                 "ours": None if found.ours is None else asdict(found.ours),
                 "verdict": found.verdict,
+                "remarks": said,
             }
-            for found in judged
+            for found, said in zip(judged, remarks(study, results, judged), strict=True)
         ],
         **asdict(results),
     }

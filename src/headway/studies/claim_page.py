@@ -14,6 +14,7 @@ from headway.report.words import probability
 from headway.studies.claims import Finding, Results, Study, findings
 from headway.studies.criteria import MEANING
 from headway.studies.rates_told import rate_tables
+from headway.studies.remarks import remarks
 
 
 def claim_table(study: Study, results: Results) -> Table:
@@ -62,6 +63,14 @@ def _numbered(judged: Sequence[Finding], criteria: Sequence[str]) -> Table:
     return replace(table, columns=(*table.columns, "criterion"), rows=rows)
 
 
+def _read_with(study: Study, results: Results, judged: Sequence[Finding]) -> list[Table]:
+    """What is to be read with claims: where they differ from the published ones, and remarks."""
+    said = zip(judged, remarks(study, results, judged), strict=True)
+    told = ((f.claim.claim, " ".join(filter(None, (f.claim.differs, one)))) for f, one in said)
+    rows = tuple(row for row in told if row[1])
+    return [Table("To be read with them", ("claim", "remarks"), rows)] if rows else []
+
+
 def render(study: Study, results: Results) -> str:
     """The page as HTML."""
     arms = [arm for arm in study.arms if results.of([arm])]
@@ -78,8 +87,9 @@ def render(study: Study, results: Results) -> str:
         "started": min((r.ended for r in made), default="never"),
         "command": "\n".join(dict.fromkeys(r.command for r in made)),
     }
+    claims = _numbered(judged, criteria), *_read_with(study, results, judged)
     sections = [
-        Section("claims", "Claims", study.measure, tables=(_numbered(judged, criteria),)),
+        Section("claims", "Claims", study.measure, tables=claims),
         Section("measured", "What was measured", study.differs[results.size],
                 study.figures(results), (*study.tables(results), *rate_tables(study, results)),
                 nothing="No figure can be drawn yet."),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from headway.studies.claim_page import told
 from headway.studies.claims import Finding, Result, Results, Study, findings
 from headway.studies.criteria import HISTORY, MEANING
 from headway.studies.mechanism_pages import filled
-from headway.studies.rates_told import rate_tables, still_racing
+from headway.studies.rates_told import rate_tables
 from headway.studies.remarks import remarks
 from headway.studies.run_files import read_runs
 
@@ -78,11 +77,6 @@ class Part:
     results: Results
     told: tuple[Finding, ...]
 
-    @cached_property
-    def racing(self) -> dict[str, float]:
-        """A learning rate that is still to be tried, by arm that has some."""
-        return still_racing(self.study, self.results)
-
 
 def ledger(folder: Path, studies: Iterable[Study], surveys: Mapping[str, str] | None = None) -> str:
     """The ledger as Markdown.
@@ -137,8 +131,12 @@ def _overview(parts: Iterable[Part]) -> str:
 
 def _section(parts: Sequence[Part]) -> str:
     study = parts[0].study
-    judged = [(part, finding) for part in parts for finding in part.told]
-    commands = list(dict.fromkeys(r.command for _, finding in judged for r in finding.results))
+    judged = [
+        (part, finding, said)
+        for part in parts
+        for finding, said in zip(part.told, remarks(study, part.results, part.told), strict=True)
+    ]
+    commands = list(dict.fromkeys(r.command for _, found, _ in judged for r in found.results))
     table = Table(
         title=study.name,
         columns=(
@@ -146,7 +144,7 @@ def _section(parts: Sequence[Part]) -> str:
             "counts as reproduced", "where our set-up differs", "command", "device", "date",
             "results",
         ),
-        rows=tuple(_row(part, finding, commands) for part, finding in judged),
+        rows=tuple(_row(*each, commands) for each in judged),
     )  # fmt: skip
     lines = [
         f"## {study.name}\n",
@@ -159,7 +157,7 @@ def _section(parts: Sequence[Part]) -> str:
         *(f"{number}. `{command}`" for number, command in enumerate(commands, 1)),
         "",
     ]
-    known = {finding.claim.claim for _, finding in judged}
+    known = {finding.claim.claim for _, finding, _ in judged}
     if waiting := [claim.claim for claim in study.claims if claim.claim not in known]:
         lines.append("Not run yet: " + "; ".join(map(escaped, waiting)) + ".\n")
     if absent := _absent(parts[0]):
@@ -173,9 +171,8 @@ def _absent(part: Part) -> list[str]:
     return [arm for arm in part.study.arms if arm not in run]
 
 
-def _row(part: Part, found: Finding, commands: Sequence[str]) -> tuple[str, ...]:
+def _row(part: Part, found: Finding, said: str, commands: Sequence[str]) -> tuple[str, ...]:
     claim, ours = found.claim, found.ours
-    said = remarks(found, part.results, part.racing)
     differs = f"Size {part.results.size}, below.", claim.differs, said
     return (
         claim.claim,

@@ -15,7 +15,6 @@ from headway.errors import HeadwayError
 from headway.report.cells import Table
 from headway.report.tables import markdown_table
 from headway.studies.claims import Finding, Study, findings
-from headway.studies.rates_told import still_racing
 from headway.studies.remarks import remarks
 from headway.studies.run_files import read_runs
 
@@ -57,14 +56,15 @@ def _rows(word: str, folder: Path, known: Mapping[str, Study]) -> list[tuple[str
     results = read_runs(folder / name, known[name])
     if results is None:
         return []
-    racing = still_racing(known[name], results)
-    return [
-        _row(name, found, remarks(found, results, racing))
+    told = [
+        found
         for found in findings(known[name].claims, results)
         if found.verdict is not None
         and results.size in found.claim.sizes
         and (not arm or arm in found.claim.arms)
     ]
+    said = remarks(known[name], results, told)
+    return [_row(name, *each) for each in zip(told, said, strict=True)]
 
 
 def _row(study: str, found: Finding, said: str) -> tuple[str, ...]:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from headway.report.words import probability
-from headway.studies.claims import Claim, Finding, Results, Size
+from headway.studies.claims import Claim, Finding, Results, Size, Study
 from headway.studies.criteria import Verdict
+from headway.studies.rates_told import still_racing
 
 
-def remarks(found: Finding, results: Results, racing: Collection[str]) -> str:
-    """Sentences on how far a verdict can be trusted, none where there is nothing to say.
+def remarks(study: Study, results: Results, found: Sequence[Finding]) -> list[str]:
+    """Sentences on how far each verdict can be trusted, empty where there is nothing to say.
 
     Args:
-        found: of a claim.
-        results: of its study.
-        racing: arms that have learning rates still to be tried.
+        study: whose claims they are.
+        results: of it.
+        found: of claims.
     """
+    racing = still_racing(study, results)
+    return [_remarks(each, results, racing) for each in found]
+
+
+def _remarks(found: Finding, results: Results, racing: Collection[str]) -> str:
     claim = found.claim
     said = (
         _asked(found), _too_few(found, results.size), _in_one_family(found),
