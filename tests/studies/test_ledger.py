@@ -117,7 +117,7 @@ def test_a_verdict_that_hangs_on_the_family_of_its_p_value_says_so(
     )
     row = cells(ledger(written(tmp_path / "results", made, results(LOSSES)), [made]), "published")
     assert (row[5], row[6]) == ("0.010", "*reproduced*")
-    other = " Corrected over all claims of the study p is 0.060 and the verdict *partly*."
+    other = " Corrected over all claims of the study p is 0.060 and the verdict 'partly'."
     assert row[8] == f"Size paper, below.{other if told else ''}"
 
 

@@ -56,7 +56,7 @@ def _in_one_family(found: Finding) -> str:
     if other is None or other.verdict == found.verdict:
         return ""
     p = "" if other.ours is None or other.ours.p is None else probability(other.ours.p)
-    return f"Corrected over all claims of the study p is {p} and the verdict *{other.verdict}*."
+    return f"Corrected over all claims of the study p is {p} and the verdict '{other.verdict}'."
 
 
 def _still_tuned(claim: Claim, racing: Collection[str]) -> str:
