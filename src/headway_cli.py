@@ -21,22 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NamedTuple, Union, cast
 
-from headway_help import (
-    ABOUT,
-    BENCH,
-    BUILD,
-    COMPARE,
-    CORPUS,
-    EVAL,
-    PLAN,
-    RENDER,
-    REPORT,
-    RETROFIT,
-    SINKS,
-    STREAM,
-    STUDY,
-    TRAIN,
-)
+import headway_help as texts
 from headway_plan_settings import PlanSettings
 from headway_settings import (
     BenchSettings,
@@ -64,8 +49,16 @@ class _Terminated(KeyboardInterrupt):
     """SIGTERM, unwinding like Ctrl-C so that what is half done is cleaned up."""
 
 
-def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    raise _Terminated
+def _terminating(process: int) -> Callable[[int, FrameType | None], None]:
+    """A handler that unwinds `process`; a fork of it, which inherits the handler, dies at once."""
+
+    def terminate(number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != process:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        raise _Terminated
+
+    return terminate
 
 
 def _parse(words: Sequence[str]) -> Any:
@@ -98,7 +91,7 @@ def _parse(words: Sequence[str]) -> Any:
     return tyro.cli(
         cast(Any, Union[tuple(form(verb) for verb in verbs)]),  # noqa: UP007
         prog=prog,
-        description=CORPUS if inner else ABOUT,
+        description=texts.CORPUS if inner else texts.ABOUT,
         args=typed,
         config=(tyro.conf.PositionalRequiredArgs, *switches),
     )
@@ -140,6 +133,8 @@ def _train(settings: TrainSettings, command: str) -> None:
     if settings.print_config:
         print(to_toml(settings), end="")
         return
+    # transformers' Trainer imports bitsandbytes, which warns of kernels for weights in 4 bits.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     from headway.training.train_run import train_model
 
     train_model(settings, command)
@@ -292,10 +287,10 @@ def _corpus_build(settings: CorpusBuildSettings, command: str) -> None:
     with BuildProgress() as progress:
         corpus = build(settings, progress)
     told = corpus.description
-    for split, held in (("train", told.train), ("valid", told.validation), ("test", told.test)):
-        tokens = len(getattr(corpus, "validation" if split == "valid" else split))
+    for split in ("train", "validation", "test"):
+        held, tokens = getattr(told, split), len(getattr(corpus, split))
         hours = f", {held.seconds / 3600:.2f} hours" if held.seconds else ""
-        print(f"{split:5} {tokens:>13,} tokens, {held.documents:,} documents{hours}")
+        print(f"{split:10} {tokens:>13,} tokens, {held.documents:,} documents{hours}")
     for skipped in told.skipped:
         print(f"skipped {skipped.file}: {skipped.reason}")
     if told.left_out:
@@ -319,21 +314,21 @@ class Verb(NamedTuple):
 
 
 VERBS = (
-    Verb("compare", CompareSettings, COMPARE, _compare),
-    Verb("train", TrainSettings, TRAIN, _train),
-    Verb("report", ReportSettings, REPORT, _report),
-    Verb("bench", BenchSettings, BENCH, _bench),
-    Verb("retrofit", RetrofitSettings, RETROFIT, _retrofit),
-    Verb("eval", EvalSettings, EVAL, _eval),
-    Verb("stream", StreamSettings, STREAM, _stream),
-    Verb("sinks", SinksSettings, SINKS, _sinks),
-    Verb("study", StudySettings, STUDY, _study),
-    Verb("plan", PlanSettings, PLAN, _plan),
-    Verb("corpus", CorpusBuildSettings, CORPUS, _corpus_build),  # listed; its own verbs follow
+    Verb("compare", CompareSettings, texts.COMPARE, _compare),
+    Verb("train", TrainSettings, texts.TRAIN, _train),
+    Verb("report", ReportSettings, texts.REPORT, _report),
+    Verb("bench", BenchSettings, texts.BENCH, _bench),
+    Verb("retrofit", RetrofitSettings, texts.RETROFIT, _retrofit),
+    Verb("eval", EvalSettings, texts.EVAL, _eval),
+    Verb("stream", StreamSettings, texts.STREAM, _stream),
+    Verb("sinks", SinksSettings, texts.SINKS, _sinks),
+    Verb("study", StudySettings, texts.STUDY, _study),
+    Verb("plan", PlanSettings, texts.PLAN, _plan),
+    Verb("corpus", CorpusBuildSettings, texts.CORPUS, _corpus_build),  # its own verbs follow
 )
 CORPUS_VERBS = (
-    Verb("build", CorpusBuildSettings, BUILD, _corpus_build),
-    Verb("render", CorpusRenderSettings, RENDER, _corpus_render),
+    Verb("build", CorpusBuildSettings, texts.BUILD, _corpus_build),
+    Verb("render", CorpusRenderSettings, texts.RENDER, _corpus_render),
 )
 
 
@@ -369,7 +364,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # on 2 cores a step took 15 times as long), and threads that sleep at once wake too late for
     # small operators (twice as long). OpenMP reads this when torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = signal.signal(signal.SIGTERM, _terminating(os.getpid()))
     try:
         return _perform(_parse(words), shlex.join(["headway", *words]))
     except KeyboardInterrupt as stop:

@@ -11,6 +11,13 @@ def off(does: str) -> object:
     return conf.arg(help=does, help_behavior_hint="(default: False)")
 
 
+def own_default() -> object:
+    """That the help of a setting tells its default itself, in the place of what stands in code."""
+    from tyro import conf
+
+    return conf.arg(help_behavior_hint="")
+
+
 ABOUT = """\
 Headway puts better attention into language models and shows what it changed.
 

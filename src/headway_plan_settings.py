@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from headway_help import own_default
 
 EFFICIENCY = 0.74
 """Share of the peak operations that matrix products reach: a profile of the 124M step on one H200
 has 21.6 TFLOP in 29.6 ms (`benchmarks/RESULTS.md`, 'train')."""
+
+
+CONTEXT = 4096
+"""Tokens a sequence, unless a model has fewer positions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +37,12 @@ class PlanSettings:
     """GPUs of a node that share the heads and the feed-forward width of each layer."""
     activation_checkpointing: Literal["auto", "yes", "no"] = "auto"
     """Compute layers again in the backward pass; auto where it is needed to fit."""
-    context: int = 4096
-    """Tokens a sequence."""
+    context: Annotated[int | None, own_default()] = None
+    """Tokens a sequence (default: 4096, or as many as the positions of a folder's model where those
+    are fewer)."""
     batch_size: int = 256
     """Sequences a step, of all GPUs: a multiple of their number, or fewer for one on each."""
-    micro_batch_size: int | None = None
+    micro_batch_size: Annotated[int | None, own_default()] = None
     """Sequences that a GPU computes at a time, a divisor of its share of a step (default: the
     quickest that fits)."""
     weights: Literal["float32", "bfloat16"] = "float32"

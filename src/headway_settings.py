@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from headway_help import off
+from headway_help import off, own_default
 
 __version__ = "0.1.0"
 
@@ -57,7 +57,7 @@ class CompareSettings:
     """Blocks."""
     num_attention_heads: int = 2
     """Query heads."""
-    num_key_value_heads: int | None = None
+    num_key_value_heads: Annotated[int | None, own_default()] = None
     """Key-value heads (default: as many as query heads)."""
     position: Literal["rope", "learned", "alibi", "none"] = "rope"
     """Position encoding."""
@@ -113,7 +113,7 @@ class RetrofitSettings:
     """Tokens a sequence, at most the model's max_position_embeddings."""
     learning_rate: float = 1e-4
     """Peak learning rate: linear warm-up over a tenth of the steps, then cosine to a tenth."""
-    mechanism_learning_rate: float | None = None
+    mechanism_learning_rate: Annotated[float | None, own_default()] = None
     """Peak for the mechanisms, which have further to go than trained weights (default: 10 times
     the learning rate)."""
     weight_decay: float = 0.01
@@ -151,21 +151,21 @@ class StudySettings:
     """Run nothing: draw what is there, and print its table. Takes size, out, page and json."""
     size: Literal["small", "paper"] = "small"
     """'small' shows on a CPU, in minutes, that all works; 'paper' tests the claim on a GPU."""
-    arms: tuple[str, ...] = ()
+    arms: Annotated[tuple[str, ...], own_default()] = ()
     """Arms to run (default: all that the study compares)."""
     text: str | None = None
     """File, folder or .zip of text, MIDI or sound; .jsonl[.xz|.gz|.zst] with a "text" field;
     hf:NAME; or a folder that `headway corpus build` wrote; else Python's sources."""
-    out: Path | None = None
+    out: Annotated[Path | None, own_default()] = None
     """Folder of the results (default: runs/NAME); a rerun adds what is missing."""
-    corpus: Path | None = None
+    corpus: Annotated[Path | None, own_default()] = None
     """Folder of the tokens, made if missing (default: in that of the results); processes that run
     at once may share it. Language models also take one that headway corpus build made."""
-    steps: int | None = None
+    steps: Annotated[int | None, own_default()] = None
     """Optimiser steps an arm (default: as the size says)."""
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, own_default()] = None
     """Sequences a step (default: as the size says)."""
-    learning_rate: float | None = None
+    learning_rate: Annotated[float | None, own_default()] = None
     """Peak learning rate: linear warm-up over a tenth of the steps, then cosine to a tenth
     (default: as the size says)."""
     rates: tuple[tuple[str, float], ...] = ()
@@ -175,9 +175,9 @@ class StudySettings:
     rerun."""
     seed: int = 0
     """Of the weights and of the order of the data; the first one of several."""
-    seeds: int | None = None
+    seeds: Annotated[int | None, own_default()] = None
     """Seeds an arm (default: as the study and the size say)."""
-    tuning_seeds: int | None = None
+    tuning_seeds: Annotated[int | None, own_default()] = None
     """Seeds on which studies of language models try each learning rate (default: 1)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU if there is one."""
@@ -219,7 +219,7 @@ class EvalSettings:
     with a "text" field."""
     limit: int | None = None
     """At most as many examples a task, and documents of the text."""
-    num_fewshot: int | None = None
+    num_fewshot: Annotated[int | None, own_default()] = None
     """Solved examples before each question (default: what the task says)."""
     batch_size: int = 8
     """Sequences a forward pass."""
@@ -255,7 +255,7 @@ class SinksSettings:
     """Make the interventions that tell why these tokens were chosen."""
     seed: int = 0
     """Of the draw of the samples and of the interventions' random controls."""
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, own_default()] = None
     """Samples a forward pass (default: as many as make 2,048 tokens)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto takes a GPU if there is one."""
@@ -282,7 +282,7 @@ class StreamSettings:
     """Recent tokens that a token sees beside the kept ones, itself counted."""
     keep: int | Literal["auto"] = 4
     """First tokens to keep, or 'auto': the waivers found in the first 64 tokens."""
-    stride: int | None = None
+    stride: Annotated[int | None, own_default()] = None
     """Compute the upper line 'recompute' anew at every n-th token (default: 1, or the least that
     stays affordable)."""
     seed: int = 0
@@ -307,11 +307,11 @@ class CorpusBuildSettings:
     """Folder, .zip archive or file; for text also .jsonl[.xz|.gz|.zst] or hf:NAME."""
     out: Path = Path("runs/corpus")
     """New folder of the corpus; the same command continues an interrupted build."""
-    workers: int | None = None
+    workers: Annotated[int | None, own_default()] = None
     """Parts made at a time (default: one a core; music and EnCodec one where the files are few)."""
     max_skipped: float = 0.05
     """Share of files that may be skipped, being damaged or hostile; more refuse the corpus."""
-    group_by: Literal["file", "folder", "top"] | None = None
+    group_by: Annotated[Literal["file", "folder", "top"] | None, own_default()] = None
     """What is never divided between splits: a file (default for speech), a folder (default for
     music: a piece) or a folder of the first level (in LibriSpeech: a speaker)."""
     groups: Path | None = None
@@ -335,7 +335,7 @@ class CorpusBuildSettings:
     or EnCodec's coarsest codebook (75 a second; needs its weights)."""
     codes: int = 1024
     """Speech: entries of the quantiser."""
-    sample_rate: int | None = None
+    sample_rate: Annotated[int | None, own_default()] = None
     """Speech: samples a second, to which files are resampled (default: 24000 for mel, 16000 for
     mu-law)."""
     weights: str = "facebook/encodec_24khz"
@@ -348,10 +348,10 @@ class CorpusRenderSettings:
 
     folder: Path
     """Folder of the corpus."""
-    out: Path | None = None
+    out: Annotated[Path | None, own_default()] = None
     """File to write: .mid for music, or .wav where the program fluidsynth is installed; .wav for
     speech, .txt for text (default: the split and the number, here)."""
-    soundfont: Path | None = None
+    soundfont: Annotated[Path | None, own_default()] = None
     """Instruments of music as .wav, .sf2 or .sf3 (default: those fluidsynth was installed with)."""
     split: Literal["train", "validation", "test"] = "validation"
     """Where the document is."""
@@ -389,7 +389,7 @@ class BenchSettings:
     'ensemble': seeds of small models trained together over one at a time;
     'sinks': the sink profile of that Llama beside output_attentions, at growing length;
     'corpora': text, music and speech built into shards, and shards read, on a CPU."""
-    only: tuple[str, ...] = ()
+    only: Annotated[tuple[str, ...], own_default()] = ()
     """Parts to measure (default: all): of 'host' attach, train, decode; of 'train' mechanisms,
     llama, wide; of 'shards' 350m, 1.3b; of 'corpora' read, text, music, speech."""
     small: bool = False

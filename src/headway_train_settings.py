@@ -10,7 +10,9 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
+
+from headway_help import own_default
 
 
 class WrongConfig(ValueError):
@@ -39,7 +41,7 @@ class TrainSettings:
     tokenizer: str | None = None
     """'bpe' (byte-level, from the training split; the default), 'bytes', 'characters', or the path
     of a tokenizer.json; a built corpus and --model have their own."""
-    vocab_size: int | None = None
+    vocab_size: Annotated[int | None, own_default()] = None
     """Vocabulary of the trained BPE (default: 32768), else of a new model (default: that of the
     corpus)."""
     max_characters: int = 1_000_000_000
@@ -61,9 +63,9 @@ class TrainSettings:
     """Its blocks."""
     num_attention_heads: int = 12
     """Its query heads."""
-    num_key_value_heads: int | None = None
+    num_key_value_heads: Annotated[int | None, own_default()] = None
     """Its key-value heads (default: as many as query heads)."""
-    intermediate_size: int | None = None
+    intermediate_size: Annotated[int | None, own_default()] = None
     """Width of its feed-forward parts (default: 4 times the hidden size, or 8/3 with SwiGLU in our
     decoder)."""
     position: Literal["rope", "learned", "alibi", "none"] = "rope"
@@ -79,14 +81,14 @@ class TrainSettings:
     """Optimiser steps."""
     batch_size: int = 64
     """Sequences a step, of all devices together."""
-    micro_batch_size: int | None = None
+    micro_batch_size: Annotated[int | None, own_default()] = None
     """Sequences that a device computes at a time; gradients of several add up to a step (default:
     its whole share of a step)."""
     context: int = 1024
     """Tokens a sequence."""
     learning_rate: float = 6e-4
     """Peak learning rate."""
-    mechanism_learning_rate: float | None = None
+    mechanism_learning_rate: Annotated[float | None, own_default()] = None
     """Peak of what mechanisms learn outside matrices (default: as the rest)."""
     weight_decay: float = 0.1
     """Decoupled, on matrices; norms, biases and what mechanisms learn beside are not decayed."""
@@ -129,7 +131,7 @@ class TrainSettings:
     """Steps between validations, with the in-context probe, sinks and a sample; 0 for none."""
     validation_tokens: int = 65_536
     """Tokens of the validation split that each of them reads."""
-    prompt: str | None = None
+    prompt: Annotated[str | None, own_default()] = None
     """What samples continue (default: the beginning of the validation split)."""
     sample_tokens: int = 48
     """Tokens of a sample; 0 for none."""
@@ -231,10 +233,13 @@ def settings_before_flags(words: Sequence[str]) -> TrainSettings:
 
 
 def to_toml(settings: TrainSettings) -> str:
-    """All settings that are not None, as a file that --config takes."""
+    """All settings, as a file that --config takes; those that are None as comments."""
     lines = ["# headway train --config THIS_FILE"]
     for name, value in asdict(settings).items():
-        if value is None or name in _NOT_IN_A_FILE:
+        if name in _NOT_IN_A_FILE:
+            continue
+        if value is None:
+            lines.append(f"# {name} =")
             continue
         if isinstance(value, Path):
             value = str(value)

@@ -168,6 +168,28 @@ def test_an_expected_failure_is_one_line(body: str, code: int, told: str) -> Non
     assert told in line
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_dies_of_sigterm_without_a_word() -> None:
+    """As `multiprocessing.Pool` ends its workers, which inherit the handler of signals."""
+    body = """
+    import os, signal, time
+    runs, tells = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(tells, b"!")
+        time.sleep(20)
+        os._exit(1)
+    os.read(runs, 1)
+    os.kill(child, signal.SIGTERM)
+    print("ended by signal", -os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    sys.exit(0)
+"""
+    done = call_main(["compare"], with_compare(body))
+    ended = f"ended by signal {int(signal.SIGTERM)}"
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [ended, "torch imported: False"]
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -337,6 +338,25 @@ def test_the_added_mechanism_starts_and_learns(own: ModuleType) -> None:
     assert temperature.learned()["temperature"].tolist() == [1.0] * 4
     with pytest.raises(headway.HeadwayError, match=r"head_temperature\.start"):
         own.HeadTemperature(start=0.0)
+
+
+@pytest.mark.parametrize("start", [1, 0.7])
+def test_attach_warns_of_the_added_mechanism_where_logits_change(
+    own: ModuleType, start: float
+) -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    config = LlamaConfig(vocab_size=20, num_attention_heads=2, initializer_range=0.5, **sizes)
+    model, tokens = LlamaForCausalLM(config).eval(), torch.randint(20, (2, 9))
+    with torch.no_grad(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        before = model(tokens).logits
+        headway.attach(model, [own.HeadTemperature(start=start)])
+        stays = torch.equal(model(tokens).logits, before)
+    told = [str(warning.message) for warning in caught]
+    assert stays == (start == 1) == (not told)
+    assert all(
+        line.endswith("as head_temperature start(s) away from the identity") for line in told
+    )
 
 
 def test_the_added_mechanism_is_an_arm(own: ModuleType, tmp_path: Path) -> None:

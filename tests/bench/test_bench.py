@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
 import headway_cli
-from headway.bench.results import Line, markdown
+from headway.bench.catalogue import ON_A_CPU, measure
+from headway.bench.results import Line, main, markdown
 from headway.bench.rounds import ratio, time_in_turns
+from headway_settings import BenchSettings
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -64,3 +67,38 @@ def test_targets():
     assert Line("t", 0.96, at_least=0.95).met
     assert not Line("t", 0.94, at_least=0.95).met
     assert Line("t", 3.0).cells(True)[-1] == ""
+
+
+def test_small_sizes_are_not_judged_by_targets_of_the_full_size(capsys):
+    words = ["bench", "received", "--small"]
+    assert headway_cli.main(words) == 0
+    shown = capsys.readouterr().out
+    assert not [word for word in ("met", "missed", "<=") if word in shown]
+    assert headway_cli.main([*words, "--json"]) == 0
+    (line,) = json.loads(capsys.readouterr().out)["lines"]
+    assert (line["at_most"], line["judged"], line["met"]) == (2.0, False, None)
+
+
+@pytest.mark.parametrize("name", get_args(get_type_hints(BenchSettings)["name"]))
+def test_full_sizes_need_a_gpu(name, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    if name in ON_A_CPU:
+        measure(BenchSettings(name=name))  # nothing is measured before a line is asked for
+        return
+    assert headway_cli.main(["bench", name]) == 2
+    told = f"bench: {name!r} at its full size needs a GPU; accepted here is --small"
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(None, "cannot be read (No such file"), ("{", "is no JSON ("), ("[]", "holds no results")],
+)
+def test_files_without_results_are_refused(content, told, tmp_path, capsys):
+    path = tmp_path / "some.json"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    assert main([str(path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"results: '{path}' {told}")
+    assert line.endswith("accepted are files that `headway bench ... --json` wrote")

@@ -274,10 +274,19 @@ def test_a_size_that_the_table_of_an_archive_hides_is_found(tmp_path: Path) -> N
         ({"max_skipped": 1.5}, "max_skipped=1.5"),
         ({"group_by": "top"}, "make 1 group"),
         ({"groups": Path("nowhere.csv")}, "groups: 'nowhere.csv' cannot be read"),
+        (
+            {"kind": "text", "transpose": 3},
+            "transpose: 3 is not accepted for text, which has no such option; accepted are "
+            "tokenizer, vocab_size, max_characters",
+        ),
+        ({"kind": "text", "group_by": "top"}, "group_by: 'top' is not accepted for text"),
+        ({"kind": "speech", "tempos": (1.1,)}, "tempos: (1.1,) is not accepted for speech in mel"),
+        ({"kind": "speech", "codec": "mu-law", "codes": 8}, "codes: 8 .* for speech in mu-law"),
+        ({"vocab_size": 300}, "vocab_size: 300 is not accepted for music"),
     ],
 )
 def test_refusals(folder: Path, tmp_path: Path, change: dict[str, object], told: str) -> None:
-    with pytest.raises(HeadwayError, match=told.replace("(", r"\(")):
+    with pytest.raises(HeadwayError, match=told.replace("(", r"\(").replace(")", r"\)")):
         build(music(folder, tmp_path / "out", **change), silent)
 
 

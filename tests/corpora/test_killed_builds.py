@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,15 +86,19 @@ class Told:
 
 
 def settings(root: Path, kind: str, out: str) -> CorpusBuildSettings:
-    return CorpusBuildSettings(
+    made = CorpusBuildSettings(
         kind=kind,  # type: ignore[arg-type]
         path=str(root / kind),
         out=root / out,
-        vocab_size=300,
-        codes=8,
-        sample_rate=12_000,
         workers=1,
     )
+    match kind:
+        case "text":
+            return replace(made, vocab_size=300)
+        case "speech":
+            return replace(made, codes=8, sample_rate=12_000)
+        case _:
+            return made
 
 
 def test_a_killed_build_leaves_nothing_finished_and_goes_on(tmp_path: Path) -> None:

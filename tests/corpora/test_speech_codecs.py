@@ -254,7 +254,9 @@ def test_a_corpus_of_mel_codes_carries_its_codebook(recordings: Path, tmp_path: 
 
 
 def test_a_corpus_of_encodec_codes(recordings: Path, weights: Path, tmp_path: Path) -> None:
-    settings = speech(recordings, tmp_path / "out", codec="encodec", weights=str(weights))
+    settings = speech(
+        recordings, tmp_path / "out", codec="encodec", weights=str(weights), sample_rate=None
+    )
     corpus: TokenCorpus = build(settings, silent)
     assert corpus.vocab_size == 33
     out = render(CorpusRenderSettings(folder=settings.out, out=tmp_path / "a.wav"))

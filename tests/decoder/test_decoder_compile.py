@@ -6,6 +6,7 @@ import pytest
 import torch
 from small_models import COMPOSED, PLAIN, small, tokens
 from torch._dynamo.testing import CompileCounterWithBackend
+from transformers import DynamicCache
 
 from headway import (
     AttentionResidual,
@@ -84,6 +85,23 @@ def test_static_decoding_is_one_graph(recipe):
     logits += [step(ids[:, i : i + 1], past_key_values=cache).logits for i in range(9, 17)]
     torch.testing.assert_close(torch.cat(logits, dim=1), expected, rtol=1e-4, atol=5e-5)
     assert counter.frame_count == 1, "a decoding step was compiled again"
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@torch.no_grad()
+def test_a_call_outside_training_is_one_graph_that_makes_its_cache(recipe):
+    model, ids = small(RECIPES[recipe], num_hidden_layers=2).float(), tokens(2, 12)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    expected = model(ids, labels=ids, use_cache=False)
+    torch.testing.assert_close(compiled(ids, labels=ids).loss, expected.loss)
+    first = compiled(ids[:, :9])
+    torch.testing.assert_close(first.logits, expected.logits[:, :9], rtol=1e-4, atol=5e-5)
+    cache = first.past_key_values
+    assert isinstance(cache, HeadwayCache)
+    assert isinstance(cache, DynamicCache)
+    assert len(cache.layers) == len(HeadwayCache(model.config).layers)
+    rest = model(ids[:, 9:], past_key_values=cache).logits
+    torch.testing.assert_close(rest, expected.logits[:, 9:], rtol=1e-4, atol=5e-5)
 
 
 @torch.no_grad()

@@ -106,6 +106,15 @@ def test_cropping_a_static_cache(model):
     refused("crop: 2 tokens.*static", lambda: cache.crop(-2))
 
 
+def test_cropping_to_a_length(model):
+    cache = HeadwayCache(model.config)
+    cache.activate_past_recording()
+    model(tokens(2, 9), past_key_values=cache)
+    refused("crop: 2 is not accepted; accepted is -n", lambda: cache.crop(2))
+    cache.crop(-2)
+    assert cache.get_seq_length() == 7
+
+
 def test_attention_weights(model):
     ids = tokens(2, 9)
     refused("output_attentions", lambda: model(ids, output_attentions=True))

@@ -21,6 +21,7 @@ from headway import (
     SinkLogit,
     SmearedKey,
 )
+from headway.mechanisms.frequency import check_counts
 
 RECIPES = {
     "plain": [],
@@ -142,6 +143,39 @@ def test_token_counts():
     assert (model(tokens(2, 9)).logits - before).abs().max() > 1e-3
     with pytest.raises(HeadwayError, match=r"inputs_embeds.*input_ids"):
         model(inputs_embeds=model.model.embed_tokens(tokens(2, 9)))
+
+
+def test_training_without_token_counts_is_refused():
+    model, ids = small([SelectiveAttention(token="frequency")]).train(), tokens(2, 9)
+    for _ in range(2):
+        with pytest.raises(HeadwayError, match=r"token_log_frequency: .*set_token_counts") as told:
+            model(ids, labels=ids)
+        assert "\n" not in str(told.value)
+    with torch.no_grad():
+        model(ids, labels=ids)
+    model.eval()(ids, labels=ids)
+    trained = small([SelectiveAttention(token="frequency")]).train()
+    trained.model.set_token_counts(torch.arange(61))
+    trained(ids, labels=ids).loss.backward()
+    found = [p.grad for n, p in trained.named_parameters() if n.endswith("query.weight")]
+    assert all(grad.abs() > 0 for grad in found)
+    assert found
+    model.load_state_dict(trained.state_dict())
+    model.train()(ids, labels=ids).loss.backward()
+
+
+def test_the_token_counts_are_looked_at_once(monkeypatch):
+    looked = []
+    seen = torch.Tensor.any
+    monkeypatch.setattr(torch.Tensor, "any", lambda self: looked.append(self) or seen(self))
+    table = torch.arange(5.0)
+    for _ in range(3):
+        check_counts(table)
+    assert len(looked) == 1
+    check_counts(table.clone())
+    assert len(looked) == 2
+    check_counts(torch.zeros(5, device="meta"))
+    assert len(looked) == 2
 
 
 def test_token_counts_without_a_reader_are_not_stored():

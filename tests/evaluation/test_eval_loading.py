@@ -5,9 +5,14 @@ import json
 import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
-from made import SENTENCES, llama, loud, own, saved, tokenizer
+from made import SENTENCES, SIZES, llama, loud, own, saved, tokenizer
 from safetensors.torch import load_file
-from transformers import PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    PreTrainedTokenizerFast,
+)
 
 import headway
 from headway import HeadwayError, KVShift, SelectiveAttention
@@ -113,6 +118,19 @@ def test_a_model_that_writes_no_text(tmp_path):
     config = {"model_type": "t5", "vocab_size": 300, "d_model": 8}
     (tmp_path / "config.json").write_text(json.dumps(config))
     refused("model: .* is not accepted", str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm"])
+def test_an_encoder(tmp_path, kind):
+    """Loaded as a causal model, it would read the token that it predicts."""
+    sizes = {name: size for name, size in SIZES.items() if name != "num_key_value_heads"}
+    switch = "causal" if kind == "xlm" else "is_decoder"
+    plain = AutoConfig.for_model(kind, **sizes)
+    saved(AutoModelForMaskedLM.from_config(plain), tmp_path / "encoder")
+    refused(rf"is an encoder \({kind}\).*{switch}=true$", str(tmp_path / "encoder"))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes, **{switch: True}))
+    folder = saved(model, tmp_path / "decoder")
+    assert type(load_for_evaluation(str(folder), device="cpu")[0]) is type(model)
 
 
 def test_tokenizers_that_do_not_fit(tmp_path):

@@ -74,6 +74,7 @@ def test_checkpointing_and_accumulation_train_alike(tmp_path):
         {"per_device_train_batch_size": 4, "gradient_checkpointing": True},
     ):
         model = headway.attach(tiny("llama"), IDENTITY["everything"])
+        model.model.set_token_counts(torch.arange(model.config.vocab_size))
         trainer(model, tmp_path, optim="sgd", **options).train()
         ends.append(state(model))
     for other in ends[1:]:

@@ -6,8 +6,10 @@ import pytest
 import torch
 from tiny import SIZES, make_loud, tiny, tokens
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     DynamicCache,
     MambaConfig,
     StaticCache,
@@ -56,7 +58,23 @@ def test_what_is_no_language_model(make):
 
 def test_our_own_decoder():
     config = headway.HeadwayConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, mechanisms=[])
-    refused("model_type: 'headway'", headway.attach, headway.HeadwayForCausalLM(config), PAIR)
+    words = r"model_type: 'headway'.*in its HeadwayConfig\(mechanisms=\[\.\.\.\]\)$"
+    refused(words, headway.attach, headway.HeadwayForCausalLM(config), PAIR)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cls", "words"),
+    [
+        ("t5", AutoModelForSeq2SeqLM, "it is an encoder-decoder"),
+        ("bert", AutoModelForCausalLM, "it is an encoder"),
+    ],
+)
+def test_what_is_no_decoder(kind, cls, words):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "d_ff": 8}
+    model = cls.from_config(AutoConfig.for_model(kind, vocab_size=20, **sizes))
+    refused(
+        f"model_type: '{kind}'.*; {words}, and hosts are decoders$", headway.attach, model, PAIR
+    )
 
 
 PLACES = [

@@ -1,5 +1,6 @@
 """Attaching with identity initialisation changes nothing; detaching gives the very model back."""
 
+import dataclasses
 import warnings
 
 import pytest
@@ -37,10 +38,49 @@ def test_identity_then_back_to_the_bit(model_type):
     assert not hasattr(model.config, "mechanisms")
 
 
+def warning_of(mechanisms):
+    with pytest.warns(UserWarning, match="the logits change") as caught:
+        headway.attach(tiny("llama"), mechanisms)
+    (warning,) = caught
+    return str(warning.message)
+
+
 def test_the_papers_start_warns_that_logits_change():
-    model = tiny("llama")
-    with pytest.warns(UserWarning, match="logits change at once, as kv_shift start"):
-        headway.attach(model, [headway.KVShift(), headway.OutputGate(init="identity")])
+    told = "the logits change at once, as kv_shift start(s) away from the identity; "
+    told += "kv_shift starts there with init='identity'"
+    assert warning_of([headway.KVShift(), headway.OutputGate(init="identity")]) == told
+    assert "starts there with total='count'" in warning_of([headway.AttentionResidual()])
+
+
+OWN = {
+    name: cls
+    for name, cls in headway.Mechanism.registry.items()
+    if cls.__module__.startswith("headway.")
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_with_the_options_that_the_warning_names_logits_stay(name):
+    mechanism = OWN[name]()
+    options = mechanism.identity_options()
+    written = ", ".join(f"{option}={value!r}" for option, value in options.items())
+    assert warning_of([mechanism]).endswith(f"{name} starts there with {written}")
+    model, ids = tiny("llama"), tokens(2, 11)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        before = model(ids).logits
+        headway.attach(model, [dataclasses.replace(mechanism, **options)])
+        torch.testing.assert_close(model(ids).logits, before, atol=1e-5, rtol=1e-5)
+
+
+def test_a_mechanism_without_an_identity_is_named_alone(monkeypatch):
+    monkeypatch.setattr(headway.Mechanism, "registry", dict(headway.Mechanism.registry))
+
+    class Scaled(headway.OutputGate):
+        name = "scaled"
+        starts_as_identity = False
+
+    assert warning_of([Scaled()]).endswith("as scaled start(s) away from the identity")
 
 
 def test_classes_keep_their_names():

@@ -62,6 +62,7 @@ def test_the_list_stands_in_the_order_of_the_data(first: int, second: int) -> No
 def test_what_shares_a_place_may_stand_either_way() -> None:
     for pair in (
         [KVShift(), ResidualStream()],
+        [SmearedKey(), ResidualStream()],
         [SelectiveAttention(), ScalableSoftmax()],
         [OutputGate(), SinkLogit()],
     ):
@@ -208,6 +209,13 @@ def test_depth_reads_need_a_whole_model(mechanism: Mechanism) -> None:
         build_mechanisms(
             [KVShift(), mechanism], hidden_size=8, num_attention_heads=2, num_hidden_layers=2
         )
+
+
+def test_a_place_that_one_attention_lacks_is_told_before_the_number_of_layers() -> None:
+    with pytest.raises(HeadwayError, match=r"acts on a whole layer, which one attention cannot"):
+        build_mechanisms([LayerShortcut(width=64)], hidden_size=64, num_attention_heads=4)
+    with pytest.raises(HeadwayError, match=r"'kv_shift' is not a mechanism"):
+        build_mechanisms(["kv_shift"], hidden_size=64, num_attention_heads=4)  # type: ignore[list-item]
 
 
 def test_sizes_that_are_left_out_follow_from_the_others() -> None:

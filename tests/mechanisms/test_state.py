@@ -61,6 +61,16 @@ def test_a_recorded_crop_goes_back() -> None:
     assert first(state.before("x", rows(6, 7), 2)) == [4, 5]
 
 
+def test_a_crop_may_be_written_as_transformers_writes_it() -> None:
+    state = DecodeState()
+    state.record = True
+    state.before("x", rows(1, 9), 2)
+    state.crop(-3)
+    assert first(state.before("x", rows(6, 7), 2)) == [4, 5]
+    with pytest.raises(HeadwayError, match=r"crop: 9 tokens cannot be taken back"):
+        state.crop(-9)
+
+
 def test_a_crop_past_what_is_kept_is_refused_and_changes_nothing() -> None:
     state = DecodeState()
     state.before("x", rows(1, 6), 2)

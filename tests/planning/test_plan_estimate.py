@@ -18,7 +18,7 @@ from headway.planning.activations import moved
 from headway.planning.counts import count_parameters, flops_a_token
 from headway.planning.devices import DEVICES
 from headway.planning.estimate import CLOSE, UPDATE, Cluster, Work, estimate
-from headway.planning.measured import compared, table
+from headway.planning.measured import compared, main, table
 from headway.planning.shapes import shape_named
 from headway.planning.table import planned
 from headway.report.tables import markdown_table
@@ -236,3 +236,32 @@ def test_the_page_shows_what_the_commands_print(capsys: pytest.CaptureFixture[st
         assert headway_cli.main(shlex.split(command)) == 0
         assert capsys.readouterr().out == expected, command
     assert markdown_table(table(compared(ROOT / "benchmarks" / "results"))) in page
+
+
+def test_a_folder_is_planned_within_its_positions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    B8.save_pretrained(tmp_path / "long")
+    short = shape_named("124m")
+    short.max_position_embeddings = 512
+    short.save_pretrained(tmp_path / "short")
+    places = [str(tmp_path / name) for name in ("short", "long")]
+    rows = planned(PlanSettings(shapes=(*places, "124m")))
+    longer = min(4096, B8.max_position_embeddings)
+    assert [row.plan.work.context for row in rows] == [512, longer, 4096]
+    (asked,) = planned(PlanSettings(shapes=(places[0],), context=2048))
+    assert asked.plan.work.context == 2048
+    assert asked.cache == 4 * rows[0].cache
+    assert headway_cli.main(["plan", *places[:1], "124m"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[1].startswith(f"{places[0]}, 512 tokens ")
+    assert told[2].startswith("124m ")
+
+
+def test_a_folder_without_results_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(tmp_path / "nothere")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"results: '{tmp_path}/nothere/memory-h200.json' cannot be read (No ")
+    assert "accepted is a folder of the benches' results" in line

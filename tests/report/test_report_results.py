@@ -187,10 +187,10 @@ def test_missing_folder_and_files(tmp_path: Path, make_results: Callable[..., Pa
         read_results(tmp_path / "nowhere")
     folder = make_results(seeds=1)
     (folder / "metrics.jsonl").unlink()
-    with pytest.raises(HeadwayError, match=r"metrics\.jsonl: cannot be read"):
+    with pytest.raises(HeadwayError, match=rf"{folder}/metrics\.jsonl: cannot be read"):
         read_results(folder)
     (folder / "settings.json").unlink()
-    with pytest.raises(HeadwayError, match=r"settings\.json: cannot be read"):
+    with pytest.raises(HeadwayError, match=rf"{folder}/settings\.json: cannot be read"):
         read_results(folder)
 
 

@@ -93,6 +93,13 @@ def test_the_start_of_the_paper_is_kept_where_asked(run):
     assert "Attaching alone moved the perplexity" in " ".join(summary["remarks"])
 
 
+def test_what_was_not_trained_starts_and_does_not_end(run):
+    summary = run(mechanisms="value_stream", init="paper", steps=0, seeds=2)
+    assert summary["verdict"] in ("better", "worse")  # it has nothing that seeds could draw
+    side = "below" if summary["verdict"] == "better" else "above"
+    assert summary["headline"].startswith(f"value_stream starts {side} the untouched model: ")
+
+
 def test_a_file_is_taken_as_written(run, tmp_path):
     file = mechanisms_file(tmp_path / "m.json", [{"name": "selective_attention", "key": True}])
     summary = run(mechanisms=file, steps=0, seeds=1)
@@ -237,6 +244,8 @@ def test_no_step_at_all(run, tmp_path):
         assert arm["tokens"] == 0
     assert summary["difference"]["loss"]["mean"] == 0
     assert summary["verdict"] == "not separable"
+    assert "is not separable from the untouched model" in summary["headline"]
+    assert summary["remarks"] == ["Nothing was trained: both arms are as they start."]
     assert headway.attached(headway.from_pretrained(tmp_path / "run" / "model"))
 
 

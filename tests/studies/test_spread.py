@@ -142,6 +142,9 @@ def test_paths_are_those_of_who_asked(tmp_path: Path) -> None:
          "executor_options: not accepted by slurm"),
         (("--executor", "ray", "--executor-options", "gpus", "1"),
          "executor_options: not accepted by ray"),
+        (("--executor", "slurm"), "executor: 'slurm' cannot be had here ("),
+        (("--executor", "slurm", "--executor-options", "cluster", "moon"),
+         "executor_options: not accepted by slurm"),
     ],
 )  # fmt: skip
 def test_wrong_options(
@@ -154,6 +157,7 @@ def test_wrong_options(
     ray = pytest.importorskip("ray")
     pytest.importorskip("submitit")
     monkeypatch.setattr(ray, "is_initialized", lambda: True)  # so that no cluster is started
+    monkeypatch.setattr("shutil.which", lambda *_: None)  # a machine without Slurm
     assert headway_cli.main(["study", NAME, "--out", str(tmp_path), *words]) == 2
     assert told in capsys.readouterr().err
 

@@ -131,7 +131,7 @@ def test_what_tells_how_to_run_is_refused(
     flag = f"--{name.replace('_', '-')}"
     line = refused(folder, capsys, "study", known, "--draw", flag, *OTHER[name])
     assert re.match(rf"{name}: .+ is not accepted beside draw, which runs nothing and", line)
-    assert line.endswith("; accepted are size, out, page, json")
+    assert line.endswith("; accepted are --size, --out, --no-page, --json")
 
 
 @pytest.mark.parametrize("known", ["made", "sinks"])

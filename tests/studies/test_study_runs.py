@@ -154,8 +154,8 @@ def test_settings_that_a_study_heeds_are_part_of_what_its_results_are(tmp_path: 
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"text": "a"}, "text: 'a' is not accepted; the study made takes arms, device, "),
-        ({"steps": 4}, "steps: 4 is not accepted"),
+        ({"text": "a"}, "text: 'a' is not accepted; the study made takes --arms, --"),
+        ({"steps": 4}, "steps: 4 is not accepted; .*, --executor-options, .*, --no-page, --seed"),
         ({"compile": True}, "compile: True is not accepted"),
         ({"arms": ("amr",)}, r"arms: 'amr' is unknown \(did you mean 'arm'\?\); accepted are base"),
         ({"seeds": 0}, "seeds: 0 is not accepted; accepted are 1 and more"),

@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_trainings import records, run, words, write_text
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import headway
 import headway_cli
@@ -168,6 +171,29 @@ def test_refused_before_anything_is_trained(tmp_path, text, capsys, monkeypatch,
     assert not out.parent.exists()
 
 
+def test_a_refusal_is_all_of_standard_error(tmp_path):
+    """What transformers' Trainer imports has its own things to say in a fresh process."""
+    command = [sys.executable, "-m", "headway_cli", "train", "--steps", "0", "--out", "run"]
+    sources = str(Path(headway_cli.__file__).parent)
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": sources},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "headway: steps: 0 is not accepted; accepted are 1 and more\n"
+
+
+def test_an_encoder_is_not_trained(tmp_path, text, capsys):
+    AutoConfig.for_model("bert", max_position_embeddings=64).save_pretrained(tmp_path / "bert")
+    assert run(tmp_path / "run", text, model=tmp_path / "bert", tokenizer=None) == 2
+    assert "is an encoder (bert)" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_refusal_leaves_a_folder_as_it_was(tmp_path, text, trained, capsys):
     strange, empty = tmp_path / "strange", tmp_path / "empty"
     strange.mkdir()
@@ -287,10 +313,14 @@ def test_missing_packages_are_named(tmp_path, text, capsys, monkeypatch):
 def test_the_printed_configuration_is_the_one_that_is_read(tmp_path, capsys):
     assert headway_cli.main(["train", "--preset", "toy-2l", "--print-config", "--steps", "7"]) == 0
     file = tmp_path / "run.toml"
-    file.write_text(capsys.readouterr().out)
+    told = capsys.readouterr().out
+    file.write_text(told)
     found = settings_before_flags(["--config", str(file)])
     asked = TrainSettings(preset="toy-2l", **PRESETS["toy-2l"] | {"steps": 7}, config=file)
     assert found == asked
+    keys = {line.removeprefix("# ").partition(" =")[0] for line in told.splitlines()[1:]}
+    assert keys == {f.name for f in dataclasses.fields(TrainSettings)} - {"config", "print_config"}
+    assert "# text =\n" in told
 
 
 plain = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=9)

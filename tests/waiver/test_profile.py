@@ -298,3 +298,10 @@ def test_massive_activations_are_found() -> None:
 def test_ids_of_another_form_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(HeadwayError, match=r"input_ids: the shape .* is not accepted"):
         profile_sinks(made("llama"), torch.ones(shape, dtype=torch.long))
+
+
+@pytest.mark.parametrize("threshold", [0, 1, 2, -0.1, float("nan")])
+def test_a_threshold_that_is_no_share_is_refused(threshold: float) -> None:
+    model, ids = LlamaForCausalLM(LlamaConfig(**LLAMA)), torch.zeros(1, 4, dtype=torch.long)
+    with pytest.raises(HeadwayError, match=f"threshold: value is {threshold}; accepted are"):
+        profile_sinks(model, ids, threshold=threshold)

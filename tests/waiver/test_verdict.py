@@ -204,3 +204,13 @@ def test_words_hold_the_numbers_and_json_goes_through():
     assert told["thresholds"]["gone"] == Thresholds().gone
     assert told["evidence"][1]["effect"]["value"] == verdict.evidence[1].effect.value
     assert len(told["layers"]) == plan.layers
+
+
+def test_what_is_not_sure_is_told_in_words():
+    plan = Plan("position", "learned")
+    battery = run_battery(plant(plan), text(plan, 6))
+    total = battery.total._replace(low=0.0)
+    verdict = decide(replace(battery, total=total))
+    doubtful = [evidence.says for evidence in verdict.evidence if not evidence.sure]
+    assert doubtful[0] == "share of heads with the sink: some token is a sink"
+    assert verdict.words.endswith(f" Not sure at this number of samples: {'; '.join(doubtful)}.")

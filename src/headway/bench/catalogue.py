@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
+
+import torch
 
 from headway.bench.results import Line
 from headway.errors import HeadwayError
@@ -14,22 +17,35 @@ PARTS = {
     "shards": ("350m", "1.3b"),
     "corpora": ("read", "text", "music", "speech"),
 }
+ON_A_CPU = ("ensemble", "corpora")
+"""Benches that have sizes and targets of their own for a machine without a GPU."""
 
 
 def measure(settings: Any) -> Iterator[Line]:
     """The lines of the bench that the settings name, each as soon as it is measured.
 
+    At small size no line is judged by its target, which is of the full size.
+
     Raises:
-        HeadwayError: it has no such part.
+        HeadwayError: it has no such part, or its full size needs a GPU that is not there.
     """
-    name, small, only = settings.name, settings.small, settings.only
-    accepted = PARTS.get(name, ())
-    for part in only:
+    name, small, accepted = settings.name, settings.small, PARTS.get(settings.name, ())
+    for part in settings.only:
         if part not in accepted:
             raise HeadwayError(
                 f"only: {part!r} is no part of {name}; accepted are "
                 f"{', '.join(accepted) or 'none, as it has one'}"
             )
+    if not (small or name in ON_A_CPU or torch.cuda.is_available()):
+        raise HeadwayError(
+            f"bench: {name!r} at its full size needs a GPU; accepted here is --small"
+        )
+    lines = _lines(name, settings)
+    return (replace(line, judged=False) for line in lines) if small else lines
+
+
+def _lines(name: str, settings: Any) -> Iterator[Line]:
+    small, only, accepted = settings.small, settings.only, PARTS.get(name, ())
     # Each bench brings what it measures: models, kernels, other libraries.
     match name:
         case "host":

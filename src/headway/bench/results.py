@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from headway.bench.rounds import Ratio, machine
+from headway.errors import HeadwayError
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Line:
         value: the number; of a ratio the median.
         at_most, at_least: the target, or None.
         ratio: rounds and spread, where the number is a ratio of times.
+        judged: whether the number is of the size that the target speaks of.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Line:
     at_most: float | None = None
     at_least: float | None = None
     ratio: Ratio | None = None
+    judged: bool = True
 
     @staticmethod
     def of_ratio(
@@ -40,18 +43,21 @@ class Line:
         return Line(name, ratio.median, at_most, at_least, ratio)
 
     @property
-    def met(self) -> bool:
-        """Whether the target is met."""
+    def met(self) -> bool | None:
+        """Whether the target is met; None where the line is not judged."""
+        if not self.judged:
+            return None
         above = self.at_most is not None and self.value > self.at_most
         below = self.at_least is not None and self.value < self.at_least
         return not (above or below)
 
-    def cells(self, met: bool) -> tuple[str, ...]:
+    def cells(self, met: bool | None) -> tuple[str, ...]:
         """A row of the table."""
         spread = f"{self.ratio.low:.3f} to {self.ratio.high:.3f}" if self.ratio else ""
         rounds = str(self.ratio.rounds) if self.ratio else ""
-        verdict = "" if not self.target else "met" if met else "missed"
-        return self.name, f"{self.value:.3f}", spread, rounds, self.target, verdict
+        target = self.target if self.judged else ""
+        verdict = "" if not target else "met" if met else "missed"
+        return self.name, f"{self.value:.3f}", spread, rounds, target, verdict
 
     @property
     def target(self) -> str:
@@ -99,11 +105,34 @@ def print_lines(lines: list[Line], console: Console) -> None:
     console.print(table)
 
 
-def main(paths: Sequence[str]) -> None:
-    """Print results that `headway bench ... --json` wrote as Markdown."""
-    for path in paths:
-        print(markdown(json.loads(Path(path).read_text(encoding="utf-8"))))
+def _read(path: str) -> dict[str, Any]:
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _not_accepted(path, f"cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise _not_accepted(path, f"is no JSON ({error})") from error
+    if not isinstance(content, dict) or not {"command", "machine", "lines"} <= content.keys():
+        raise _not_accepted(path, "holds no results of a bench")
+    return content
+
+
+def _not_accepted(path: str, why: str) -> HeadwayError:
+    return HeadwayError(
+        f"results: {path!r} {why}; accepted are files that `headway bench ... --json` wrote"
+    )
+
+
+def main(paths: Sequence[str]) -> int:
+    """Print results that `headway bench ... --json` wrote as Markdown; the exit code."""
+    try:
+        for path in paths:
+            print(markdown(_read(path)))
+    except HeadwayError as refusal:
+        print(refusal, file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

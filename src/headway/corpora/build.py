@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
+from typing import Literal
 
 from headway.corpora.codecs import MuLaw
 from headway.corpora.encodec import Encodec
 from headway.corpora.groups import group_names, split_groups
 from headway.corpora.kept_frames import KeptFrames
-from headway.corpora.kinds import SUFFIXES
+from headway.corpora.kinds import SUFFIXES, Kind
 from headway.corpora.mel import one_thread
 from headway.corpora.music import MusicEncoder
 from headway.corpora.parts import Report
@@ -23,17 +26,28 @@ from headway.errors import HeadwayError
 from headway.files import writing_to
 from headway_settings import CorpusBuildSettings
 
+OPTIONS: Mapping[Kind | Literal["mel", "mu-law", "encodec"], tuple[str, ...]] = {
+    "text": ("tokenizer", "vocab_size", "max_characters"),
+    "music": ("group_by", "groups", "transpose", "tempos"),
+    "speech": ("group_by", "groups", "codec"),
+    "mel": ("codes", "sample_rate"),
+    "mu-law": ("sample_rate",),
+    "encodec": ("weights",),
+}
+"""Of each kind, and of each codec of speech."""
+
 
 def build(settings: CorpusBuildSettings, report: Report) -> TokenCorpus:
     """Build the corpus that `settings` ask for in the new folder `settings.out`.
 
     Raises HeadwayError for a source without readable files, for too many that had to be skipped,
-    and for a folder that is there already.
+    for a folder that is there already, and for an option of another kind or codec.
     """
     if settings.out.exists() and (not settings.out.is_dir() or any(settings.out.iterdir())):
         raise HeadwayError(
             f"out: {str(settings.out)!r} exists already; a new or empty folder is accepted"
         )
+    _refuse_others(settings)
     if not 0 <= settings.max_skipped <= 1:
         raise HeadwayError(f"max_skipped={settings.max_skipped}: a share, 0 to 1, is accepted")
     if settings.workers is not None and settings.workers < 1:
@@ -55,6 +69,21 @@ def build(settings: CorpusBuildSettings, report: Report) -> TokenCorpus:
         case "speech":
             _build_speech(settings, report)
     return TokenCorpus.load(settings.out)
+
+
+def _refuse_others(settings: CorpusBuildSettings) -> None:
+    """HeadwayError where an option is set that this kind, or this codec, would not heed."""
+    built: str = settings.kind
+    heeded = OPTIONS[settings.kind]
+    if settings.kind == "speech":
+        built, heeded = f"speech in {settings.codec}", heeded + OPTIONS[settings.codec]
+    others = {option for options in OPTIONS.values() for option in options}.difference(heeded)
+    for field in fields(settings):
+        if field.name in others and (value := getattr(settings, field.name)) != field.default:
+            raise HeadwayError(
+                f"{field.name}: {value!r} is not accepted for {built}, which has no such option; "
+                f"accepted are {', '.join(heeded)}"
+            )
 
 
 def _build_music(settings: CorpusBuildSettings, report: Report) -> None:

@@ -1,7 +1,7 @@
 """Keys and values of earlier tokens, and what the mechanisms carry beside them."""
 
 from functools import cache as memoized
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import LongTensor, Tensor
@@ -39,7 +39,8 @@ class WithState(CacheLayerMixin):
         """Remove the last tokens (`-n`).
 
         Raises:
-            HeadwayError: the mechanisms' rows before them are gone.
+            HeadwayError: the mechanisms' rows before them are gone, or the number is positive,
+                which versions of transformers read differently.
         """
         if isinstance(self, StaticLayer):
             if tokens_to_remove:
@@ -48,7 +49,12 @@ class WithState(CacheLayerMixin):
                     "cache; use the dynamic cache"
                 )
             return
-        self.state.crop(abs(tokens_to_remove))
+        if tokens_to_remove > 0:
+            raise HeadwayError(
+                f"crop: {tokens_to_remove} is not accepted; accepted is -n, which takes back the "
+                "last n tokens"
+            )
+        self.state.crop(tokens_to_remove)
         if self.is_initialized:
             cast(Any, super()).crop(tokens_to_remove)
 
@@ -76,17 +82,36 @@ class WithState(CacheLayerMixin):
         self.state.reset()
 
 
-@memoized
 def _with_state(kind: type) -> type:
+    """One class a kind. Those of `LAYER_KINDS` are made already, as a compiler makes none."""
+    return _LAYERS[kind] if kind in _LAYERS else _make_with_state(kind)
+
+
+@memoized
+def _make_with_state(kind: type) -> type:
     body: dict[str, Any] = {"__reduce_ex__": reduce_by(_with_state, kind)}
     if issubclass(kind, StaticLayer):
         body["is_croppable"] = False
     return type(kind.__name__, (WithState, kind), body)
 
 
-@memoized
+def _stateful(layer: Any, state: DecodeState) -> Any:
+    """A copy with a decode state: a compiler lets no object change its class."""
+    kind: Any = _with_state(type(layer))
+    made = kind.__new__(kind)
+    for name, value in vars(layer).items():
+        setattr(made, name, value)
+    made.state = state
+    return made
+
+
 def _as_both(kind: Any) -> Any:
-    """Some code of transformers asks for its own kinds of cache."""
+    """Some code of transformers asks for its own kinds of cache; made as in `_with_state`."""
+    return _CACHES[kind] if kind in _CACHES else _make_both(kind)
+
+
+@memoized
+def _make_both(kind: Any) -> Any:
     body = {"__module__": __name__, "__reduce_ex__": reduce_by(_as_both, kind)}
     return type(HeadwayCache.__name__, (HeadwayCache, kind), body)
 
@@ -113,14 +138,19 @@ class HeadwayCache(Cache):
 
     renumbers = False
 
+    def __new__(
+        cls, config: Any = None, max_cache_len: int | None = None, *rest: Any, **named: Any
+    ) -> Self:
+        kind = DynamicCache if max_cache_len is None else StaticCache
+        return cast(Self, super().__new__(_as_both(kind) if cls is HeadwayCache else cls))
+
     def __init__(
         self, config: Any, max_cache_len: int | None = None, offloading: bool = False
     ) -> None:
         if offloading:
             check_offloading("offloaded")
-        super().__init__(layers=_empty_layers(config, max_cache_len), offloading=offloading)
-        kind = DynamicCache if max_cache_len is None else StaticCache
-        self._take_in(config, max_cache_len, kind)
+        Cache.__init__(self, layers=_empty_layers(config, max_cache_len), offloading=offloading)
+        self._take_in(config, max_cache_len)
 
     @staticmethod
     def adopt(given: Any, config: Any) -> "HeadwayCache":
@@ -153,28 +183,32 @@ class HeadwayCache(Cache):
         if not layers:
             layers.extend(_empty_layers(config, None))
             given.layer_class_to_replicate = None
-        kind = type(given)
-        given.__class__ = HeadwayCache
+        kind = cast(Any, type(given))
+        given.__class__ = _as_both(kind)
         adopted = cast(HeadwayCache, given)
-        adopted._take_in(config, length, kind)
+        adopted._take_in(config, length)
         return adopted
 
-    def _take_in(self, config: Any, max_cache_len: int | None, kind: type[Cache]) -> None:
-        self.__class__ = _as_both(cast(Any, kind))
-        own = [s for m in mechanisms_of(config) for s in m.cache_slots(dims_of(config))]
-        for _ in range(len(self.layers), 1 + max(own, default=0)):
+    def _take_in(self, config: Any, max_cache_len: int | None) -> None:
+        for _ in range(len(self.layers), _layers_wanted(config)):
             # What a mechanism fills itself is read by the last layer, hence of its kind.
             self.layers.append(_empty_layers(config, max_cache_len)[-1])
         self.fixed_length = max_cache_len
-        for layer in self.layers:
-            layer.__class__ = _with_state(cast(Any, type(layer)))
-            cast(Any, layer).state = DecodeState(static=max_cache_len is not None)
+        for i, layer in enumerate(self.layers):
+            self.layers[i] = _stateful(layer, DecodeState(static=max_cache_len is not None))
 
     def state(self, layer_idx: int) -> DecodeState:
         """What the mechanisms of one layer carry."""
         layer = self.layers[layer_idx]
         assert isinstance(layer, WithState)
         return layer.state
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _layers_wanted(config: Any) -> int:
+    """How many layers the mechanisms ask for; a model that is compiled keeps its mechanisms."""
+    own = [s for m in mechanisms_of(config) for s in m.cache_slots(dims_of(config))]
+    return 1 + max(own, default=0)
 
 
 def check_offloading(name: str) -> None:
@@ -190,3 +224,7 @@ def _empty_layers(config: Any, max_cache_len: int | None) -> list[Any]:
     if max_cache_len is None:
         return list(DynamicCache(config=config).layers)
     return list(StaticCache(config=config, max_cache_len=max_cache_len).layers)
+
+
+_LAYERS = {kind: _make_with_state(kind) for kind in LAYER_KINDS}
+_CACHES = {kind: _make_both(kind) for kind in (DynamicCache, StaticCache)}

@@ -4,18 +4,12 @@ from typing import Any, ClassVar, Self
 
 from transformers import PreTrainedConfig
 
+from headway.decoder.config_checks import check_names, check_values, even_split
 from headway.errors import HeadwayError
 from headway.mechanisms.base import Dims, Mechanism
 from headway.mechanisms.compose import check_list
-from headway.mechanisms.fields import nearest
 from headway.mechanisms.recommended import RECOMMENDED, RECOMMENDED_FIELDS
 from headway.mechanisms.sizes import dims_of, mechanisms_of
-
-CHOICES = {
-    "position": ("rope", "learned", "alibi", "none"),
-    "norm": ("rms", "layer", "none"),
-    "hidden_act": ("silu", "gelu"),
-}
 
 
 class HeadwayConfig(PreTrainedConfig):
@@ -37,8 +31,13 @@ class HeadwayConfig(PreTrainedConfig):
         mechanisms: list of mechanisms, or their JSON form.
         attn_implementation: 'sdpa' (default), 'flex_attention' or 'eager'.
 
+    A name that is no field and that transformers does not store is refused, as it would have no
+    effect. Only a saved configuration, which carries a `transformers_version`, may hold others: a
+    newer transformers may have added them, and the folder must stay loadable.
+
     Raises:
-        HeadwayError: a value, a pair of sizes or a list of mechanisms has no meaning.
+        HeadwayError: an unknown field, or a value, a pair of sizes or a list of mechanisms that has
+            no meaning.
     """
 
     model_type = "headway"
@@ -80,15 +79,14 @@ class HeadwayConfig(PreTrainedConfig):
     mechanisms: list[Any] | tuple[Any, ...] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if self.transformers_version is None:
+            check_names(kwargs, type(self))
+        check_values(self)
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
         if self.head_dim is None:
-            if self.hidden_size % self.num_attention_heads:
-                raise HeadwayError(
-                    f"hidden_size: {self.hidden_size} is not divisible by "
-                    f"num_attention_heads={self.num_attention_heads}; give head_dim, or a multiple"
-                )
-            self.head_dim = self.hidden_size // self.num_attention_heads
+            rotates = self.position == "rope"
+            self.head_dim = even_split(self.hidden_size, self.num_attention_heads, rotates)
         if self.intermediate_size is None:
             factor = 8 / 3 if self.hidden_act == "silu" else 4
             self.intermediate_size = -(-int(factor * self.hidden_size) // 8) * 8
@@ -119,18 +117,6 @@ class HeadwayConfig(PreTrainedConfig):
         return cls(**fields, **chosen)
 
     def _check(self) -> None:
-        for field, accepted in CHOICES.items():
-            value = getattr(self, field)
-            if value not in accepted:
-                raise HeadwayError(
-                    f"{field}: {value!r} is unknown{nearest(str(value), accepted)}; accepted are "
-                    f"{', '.join(accepted)}"
-                )
-        for field in ("vocab_size", "intermediate_size", "max_position_embeddings"):
-            if getattr(self, field) < 1:
-                raise HeadwayError(
-                    f"{field}: {getattr(self, field)} is too small; accepted are 1 and more"
-                )
         if self.position == "rope" and self.dims().head_dim % 2:
             raise HeadwayError(
                 f"head_dim: {self.head_dim} is odd, and position='rope' turns pairs of channels; "

@@ -22,7 +22,7 @@ from headway.errors import HeadwayError
 from headway.mechanisms.attention_residual import DepthRead
 from headway.mechanisms.base import Learned, Place
 from headway.mechanisms.context import Streams
-from headway.mechanisms.frequency import standardised_log_counts
+from headway.mechanisms.frequency import check_counts, standardised_log_counts
 from headway.mechanisms.scalar_mix import FinalMix
 from headway.safe_loading import one_sentence
 
@@ -215,6 +215,8 @@ class HeadwayModel(HeadwayPreTrainedModel):
                 "inputs_embeds: not accepted with a mechanism that reads token frequencies; "
                 "accepted is input_ids"
             )
+        if self.training:
+            check_counts(self.token_log_frequency)
         return self.token_log_frequency[input_ids]
 
     def _check_length(self, run: ForwardPass) -> None:

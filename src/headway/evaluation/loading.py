@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from headway.errors import HeadwayError
 from headway.hosts import load_mechanisms
-from headway.hosts.loading import device_of, read_config, read_model, read_tokenizer
+from headway.hosts.loading import check_causal, device_of, read_config, read_model, read_tokenizer
 from headway.hosts.saving import DESCRIPTION
 from headway_settings import EvalDtype
 
@@ -27,14 +27,15 @@ def load_for_evaluation(
         device: 'auto' (a GPU if there is one), or as torch spells it.
 
     Raises:
-        HeadwayError: nothing there, a pickle, code of its own, no causal language model,
-            another dtype, a device that is not there, or a tokenizer or mechanisms that are not
-            there or do not fit.
+        HeadwayError: nothing there, a pickle, code of its own, no causal language model (such as
+            an encoder), another dtype, a device that is not there, or a tokenizer or mechanisms
+            that are not there or do not fit.
     """
     if dtype not in get_args(EvalDtype):
         accepted = ", ".join(get_args(EvalDtype))
         raise HeadwayError(f"dtype: value is {dtype!r}; accepted are {accepted}")
     place, config = device_of(device), read_config(model)
+    check_causal(model, config)
     if mechanisms is not None and not (Path(mechanisms) / DESCRIPTION).is_file():
         raise HeadwayError(
             f"mechanisms: {mechanisms!r} is no folder with a {DESCRIPTION}; accepted is one that "

@@ -51,16 +51,25 @@ def attach(model: Model, mechanisms: Iterable[Mechanism]) -> Model:
         )
     listed = _listed(mechanisms)
     check_fit(host.config, listed)
-    moving = [m.name for m in listed if not m.starts_as_identity]
     install(host, listed)
+    moving = [m for m in listed if not m.starts_as_identity]
     if moving:
-        warnings.warn(
-            f"the logits change at once, as {', '.join(moving)} start(s) as in the paper; with "
-            "init='identity' they stay as they are until training moves them",
-            UserWarning,
-            stacklevel=2,
-        )
+        warnings.warn(_change(moving), UserWarning, stacklevel=2)
     return model
+
+
+def _change(moving: Sequence[Mechanism]) -> str:
+    """What to know of mechanisms that do not start as the identity."""
+    told = [
+        f"the logits change at once, as {', '.join(m.name for m in moving)} start(s) away from the "
+        "identity"
+    ]
+    for mechanism in moving:
+        options = mechanism.identity_options()
+        if options:
+            written = ", ".join(f"{name}={value!r}" for name, value in options.items())
+            told.append(f"{mechanism.name} starts there with {written}")
+    return "; ".join(told)
 
 
 def _listed(mechanisms: Any) -> list[Mechanism]:

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from torch import nn
+from transformers import AutoModelForMaskedLM
 
 from headway.errors import HeadwayError
 from headway.hosts.attention import HostAttention
@@ -117,9 +118,28 @@ def family_of(config: Any) -> Family:
     if model_type not in families():
         raise HeadwayError(
             f"model_type: {model_type!r} is not a host that Headway knows; accepted are "
-            f"{', '.join(sorted(families()))}; docs/add-a-host.md shows how to add one"
+            f"{', '.join(sorted(families()))}; {_instead(config)}"
         )
     return families()[model_type]
+
+
+def is_encoder(config: Any) -> bool:
+    """Whether each token sees those after it, as in BERT unless its `is_decoder` is true."""
+    decodes = getattr(config, "is_decoder", getattr(config, "causal", False))
+    if decodes or getattr(config, "is_encoder_decoder", False):
+        return False
+    return type(config) in AutoModelForMaskedLM._model_mapping
+
+
+def _instead(config: Any) -> str:
+    """What to do with a model type without a family."""
+    if getattr(config, "model_type", None) == "headway":
+        return "our own decoder takes mechanisms in its HeadwayConfig(mechanisms=[...])"
+    if getattr(config, "is_encoder_decoder", False):
+        return "it is an encoder-decoder, and hosts are decoders"
+    if is_encoder(config):
+        return "it is an encoder, and hosts are decoders"
+    return "docs/add-a-host.md shows how to add one"
 
 
 BORROWED = ("apply_rotary_pos_emb", "eager_attention_forward", "dropout_add")

@@ -11,6 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from headway.errors import HeadwayError
+from headway.hosts.family import is_encoder
 from headway.hosts.saving import from_pretrained
 from headway.hub import require_hub
 from headway.mechanisms.sizes import mechanisms_of
@@ -39,6 +40,26 @@ def read_config(model: str) -> Any:
         )
     require_hub(model, where)
     return _told(where, AutoConfig, model)
+
+
+def check_causal(model: str, config: Any) -> None:
+    """Refuse an encoder, which transformers loads as a causal language model with a warning alone.
+
+    Args:
+        model: folder or hub id.
+        config: of `read_config`.
+
+    Raises:
+        HeadwayError: it is one.
+    """
+    if is_encoder(config):
+        also = [
+            f", and its kind with {x}=true" for x in ("is_decoder", "causal") if hasattr(config, x)
+        ]
+        raise HeadwayError(
+            f"{_where(model)} is an encoder ({config.model_type}), whose tokens see those after "
+            f"them; accepted are causal language models{''.join(also)}"
+        )
 
 
 def read_model(model: str, config: Any, dtype: str, loader: Any) -> PreTrainedModel:

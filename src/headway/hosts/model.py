@@ -16,7 +16,7 @@ from headway.hosts.host_pass import HostPass, find_positions
 from headway.hosts.mixin import FamilyMixin
 from headway.hosts.parts import ModelParts
 from headway.mechanisms.base import Learned
-from headway.mechanisms.frequency import standardised_log_counts
+from headway.mechanisms.frequency import check_counts, standardised_log_counts
 from headway.mechanisms.sizes import CONFIG_FIELD
 
 
@@ -100,6 +100,8 @@ class HostModel(InitialisesParts):
                 "inputs_embeds: not accepted with a mechanism that reads token frequencies; "
                 "accepted is input_ids"
             )
+        if self.training:
+            check_counts(known)
         return known.to(input_ids.device)[input_ids]
 
 

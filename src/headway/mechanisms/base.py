@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, ClassVar
+from itertools import chain, combinations
+from typing import Any, ClassVar, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
 from headway.errors import HeadwayError
 from headway.mechanisms.context import QKV, Context
-from headway.mechanisms.fields import checked_fields, nearest
+from headway.mechanisms.fields import checked_fields, choices, nearest
 
 
 class Place(IntEnum):
@@ -141,8 +143,21 @@ class Mechanism:
 
     @property
     def starts_as_identity(self) -> bool:
-        """Whether a fresh one leaves a model's logits as they are."""
+        """Whether a fresh one leaves a model's logits as they are.
+
+        One that has another option for it than `init` says so itself.
+        """
         return getattr(self, "init", None) == "identity"
+
+    def identity_options(self) -> dict[str, Any]:
+        """The fewest options, one or two, with which it would start as the identity, or none."""
+        hints = get_type_hints(type(self))
+        known = [(f.name, v) for f in dataclasses.fields(self) for v in choices(hints[f.name])]
+        for options in map(dict, chain(combinations(known, 1), combinations(known, 2))):
+            with suppress(HeadwayError):  # two that do not go together
+                if dataclasses.replace(self, **options).starts_as_identity:
+                    return options
+        return {}
 
     def check(self, dims: Dims) -> None:
         """Raise HeadwayError where the mechanism does not fit a model of these sizes."""

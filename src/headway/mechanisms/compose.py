@@ -130,11 +130,11 @@ def build_mechanisms(
         head_dim=head_dim or hidden_size // num_attention_heads,
         num_hidden_layers=num_hidden_layers,
     )
-    check_list(mechanisms, dims)
     for mechanism in mechanisms:
-        if mechanism.place > Place.OUTPUT:
+        if isinstance(mechanism, Mechanism) and mechanism.place > Place.OUTPUT:
             raise HeadwayError(
                 f"mechanisms: {mechanism.name!r} acts on {PLACE_WORDS[mechanism.place]}, which "
                 "one attention cannot give; build it into HeadwayForCausalLM"
             )
+    check_list(mechanisms, dims)
     return [AttentionMechanisms(mechanisms, dims, layer) for layer in range(num_hidden_layers)]

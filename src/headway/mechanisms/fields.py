@@ -42,6 +42,16 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
+def choices(hint: Any) -> list[Any]:
+    """The values of a field of that annotation, as far as it lists them."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return list(args)
+    if origin in (Union, UnionType):
+        return [value for arg in args for value in choices(arg)]
+    return [False, True] if hint is bool else []
+
+
 def _below(value: Any, limit: float) -> bool:
     return any(v < limit for v in (value if isinstance(value, list | tuple) else (value,)))
 

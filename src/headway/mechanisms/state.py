@@ -75,11 +75,12 @@ class DecodeState:
         self.stands = True
 
     def crop(self, tokens: int) -> None:
-        """Forget the last `tokens` rows.
+        """Forget the last `tokens` rows; `-n` is n, as transformers' caches write it.
 
         Raises:
             HeadwayError: the rows before them were not kept (`record` was off).
         """
+        tokens = abs(tokens)
         for name, held in self.rows.items():
             count = self._needed[name]
             if tokens > 0 and held.shape[-2] < tokens + count:

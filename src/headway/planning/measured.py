@@ -17,6 +17,7 @@ from headway.bench.decoders import M124, M350, THREE
 from headway.bench.llama import Shape
 from headway.bench.shards import SHAPES
 from headway.decoder import HeadwayConfig
+from headway.errors import HeadwayError
 from headway.mechanisms import Mechanism
 from headway.planning.activations import cache_bytes
 from headway.planning.devices import DEVICES
@@ -57,6 +58,9 @@ def compared(folder: Path) -> list[Compared]:
 
     Args:
         folder: with the JSON files of `headway bench ... --json`.
+
+    Raises:
+        HeadwayError: one of them cannot be read.
     """
     return list(_rows(folder))
 
@@ -77,7 +81,7 @@ def _rows(folder: Path) -> Iterator[Compared]:
     def line(
         file: str, name: str, value: Callable[[dict[str, Any]], float], told: float
     ) -> Compared:
-        content = json.loads((folder / f"{file}.json").read_text(encoding="utf-8"))
+        content = _content(folder / f"{file}.json")
         (found,) = [row for row in content["lines"] if row["name"] == name]
         return Compared(file, name, value(found), told)
 
@@ -106,6 +110,16 @@ def _rows(folder: Path) -> Iterator[Compared]:
         ]
         name = f"cache bytes over plain, batch of {batch}"
         yield line("decode-h200", name, _value, bytes_of[0] / bytes_of[1])
+
+
+def _content(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise HeadwayError(
+            f"results: {str(path)!r} cannot be read ({error.strerror}); accepted is a folder of "
+            "the benches' results, such as benchmarks/results"
+        ) from error
 
 
 def _value(row: dict[str, Any]) -> float:
@@ -141,11 +155,16 @@ def _config(shape: Shape, mechanisms: Sequence[Mechanism]) -> HeadwayConfig:
     )
 
 
-def main(folders: Sequence[str]) -> None:
-    """Print the comparison as Markdown."""
-    for folder in folders:
-        print(markdown_table(table(compared(Path(folder)))), end="")
+def main(folders: Sequence[str]) -> int:
+    """Print the comparison as Markdown; the exit code."""
+    try:
+        for folder in folders:
+            print(markdown_table(table(compared(Path(folder)))), end="")
+    except HeadwayError as refusal:
+        print(refusal, file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -13,7 +13,7 @@ from headway.planning.devices import device_named
 from headway.planning.estimate import ACTIVATION, Cluster, Plan, Sharding, Work, best
 from headway.planning.shapes import SHAPES, shape_named
 from headway.report.cells import Table
-from headway_plan_settings import PlanSettings
+from headway_plan_settings import CONTEXT, PlanSettings
 
 CHECKPOINTING: Mapping[str, tuple[bool, ...]] = {
     "auto": (False, True),
@@ -52,7 +52,7 @@ def planned(settings: PlanSettings) -> list[Planned]:
         if not getattr(settings, name):
             raise HeadwayError(f"{name}: none is given; accepted are {accepted}")
     for name in ("context", "batch_size", "network"):
-        if (value := getattr(settings, name)) <= 0:
+        if (value := getattr(settings, name)) is not None and value <= 0:
             raise HeadwayError(f"{name}: {value} is not accepted; accepted is more than 0")
     if not 0 < settings.efficiency <= 1:
         raise HeadwayError(
@@ -73,10 +73,10 @@ def plan_table(rows: list[Planned], settings: PlanSettings) -> Table:
         "GiB cache",
     )  # fmt: skip
     title = (
-        f"{settings.gpu}, context {settings.context}, {settings.batch_size} sequences a step or "
-        f"one a GPU, weights in {settings.weights}"
+        f"{settings.gpu}, context {settings.context or CONTEXT}, {settings.batch_size} sequences a "
+        f"step or one a GPU, weights in {settings.weights}"
     )
-    return Table(title, columns, tuple(_cells(row) for row in rows))
+    return Table(title, columns, tuple(_cells(row, settings) for row in rows))
 
 
 def plain(rows: list[Planned]) -> list[dict[str, Any]]:
@@ -106,8 +106,11 @@ def _row(settings: PlanSettings, name: str, gpus: int) -> Planned:
         network=settings.network * 1e9,
         efficiency=settings.efficiency,
     )
+    context = settings.context or CONTEXT
+    if settings.context is None and name not in SHAPES:
+        context = min(context, config.max_position_embeddings)
     work = Work(
-        context=settings.context,
+        context=context,
         micro_batch_size=settings.micro_batch_size or 1,
         tensor_parallel=settings.tensor_parallel,
         weights=4 if settings.weights == "float32" else 2,
@@ -121,7 +124,7 @@ def _row(settings: PlanSettings, name: str, gpus: int) -> Planned:
         settings.batch_size,
         settings.micro_batch_size,
     )
-    return Planned(name, gpus, cache_bytes(config, settings.context, 1, ACTIVATION), found)
+    return Planned(name, gpus, cache_bytes(config, context, 1, ACTIVATION), found)
 
 
 def _shardings(settings: PlanSettings, gpus: int) -> tuple[Sharding, ...]:
@@ -133,7 +136,7 @@ def _shardings(settings: PlanSettings, gpus: int) -> tuple[Sharding, ...]:
     return ("none", "hsdp", "fsdp") if gpus > settings.gpus_a_node else ("none", "fsdp")
 
 
-def _cells(row: Planned) -> tuple[str, ...]:
+def _cells(row: Planned, settings: PlanSettings) -> tuple[str, ...]:
     plan = row.plan
     work, memory = plan.work, plan.memory
     shared = "alone" if row.gpus == 1 else WORDS[work.sharding]
@@ -142,8 +145,9 @@ def _cells(row: Planned) -> tuple[str, ...]:
     parts = (memory.weights, memory.gradients, memory.moments, memory.activations)
     peak = f"{memory.total / 2**30:.1f}" + ("" if plan.fits else ", too much")
     waiting = 1 - plan.compute / plan.step
+    fewer = settings.context is None and work.context < CONTEXT
     return (
-        row.shape,
+        f"{row.shape}, {work.context} tokens" if fewer else row.shape,
         f"{plan.parameters / 1e9:.2f}B",
         str(row.gpus),
         shared,

@@ -190,4 +190,7 @@ def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise HeadwayError(f"{path.name}: cannot be read ({error.strerror})") from None
+        raise HeadwayError(
+            f"{path}: cannot be read ({error.strerror}); accepted is a folder that `headway "
+            "compare --out` wrote"
+        ) from None

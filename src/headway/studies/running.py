@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ def only_drawing(settings: StudySettings) -> None:
         if (value := getattr(settings, field.name)) != field.default:
             raise HeadwayError(
                 f"{field.name}: {value!r} is not accepted beside draw, which runs nothing and "
-                f"shows all that is there; accepted are {', '.join(BESIDE_DRAW)}"
+                f"shows all that is there; accepted are {_flags(BESIDE_DRAW)}"
             )
 
 
@@ -155,7 +155,7 @@ def settled(study: Study, settings: StudySettings) -> StudySettings:
         if (value := getattr(settings, field.name)) != field.default:
             raise HeadwayError(
                 f"{field.name}: {value!r} is not accepted; the study {study.name} takes "
-                f"{', '.join(sorted({*COMMON - {'name', 'list'}, *study.heeds}))}"
+                f"{_flags(sorted({*COMMON - {'name', 'list'}, *study.heeds}))}"
             )
     for arm in settings.arms:
         if arm not in study.arms:
@@ -236,6 +236,13 @@ def meaning(study: Study, settings: StudySettings) -> dict[str, Any]:
         for name, value in chosen.items()
         if value != defaults[name]
     }
+
+
+def _flags(names: Iterable[str]) -> str:
+    """Settings as they are typed; a switch that is on has a flag that turns it off alone."""
+    on = {field.name for field in fields(StudySettings) if field.default is True}
+    typed = (f"no-{name}" if name in on else name for name in names)
+    return ", ".join(f"--{name.replace('_', '-')}" for name in typed)
 
 
 def _words(settings: Any) -> str:

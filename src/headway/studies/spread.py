@@ -103,6 +103,14 @@ def _by_submitit(
     folder = settings.out / HIDDEN
     try:
         executor = submitit.AutoExecutor(folder=folder, cluster=options.pop("cluster", "slurm"))
+    except RuntimeError as error:  # the machine has none of that cluster's programs
+        raise HeadwayError(
+            f"executor: 'slurm' cannot be had here ({str(error).strip()}); accepted besides are "
+            "local and ray, and slurm with --executor-options cluster local"
+        ) from error
+    except ValueError as error:
+        raise _not_accepted("slurm", error) from error
+    try:
         executor.update_parameters(**options)
     except (RuntimeError, NameError, TypeError, ValueError) as error:
         raise _not_accepted("slurm", error) from error

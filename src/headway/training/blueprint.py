@@ -21,7 +21,7 @@ from headway.decoder.tensor_parallel import check_shares
 from headway.errors import HeadwayError
 from headway.hosts.attach import attach, check_fit
 from headway.hosts.family import own_families
-from headway.hosts.loading import read_config, read_model, read_tokenizer
+from headway.hosts.loading import check_causal, read_config, read_model, read_tokenizer
 from headway.hosts.model import HostModel
 from headway.mechanisms import Mechanism
 from headway.mechanisms.fields import nearest
@@ -205,6 +205,7 @@ def _check_tokenizer(settings: TrainSettings, asked: str, corpus: TokenCorpus) -
 
 
 def _check_trained(settings: TrainSettings, config: Any) -> None:
+    check_causal(str(settings.model), config)
     most = getattr(config, "max_position_embeddings", None)
     if most is not None and settings.context > most:
         raise HeadwayError(

@@ -203,16 +203,18 @@ def profile_sinks(
         model: any decoder or encoder of transformers that uses its attention interface, with or
             without mechanisms, or our own.
         input_ids: `(M, T)`, one sample a row, nothing padded.
-        threshold: of the sink metric, strictly above.
+        threshold: of the sink metric, strictly above; between 0 and 1.
         batch_size: samples at a time.
         tokenizer: of transformers, to say what the tokens are.
         bos_added: whether a beginning-of-sequence token was put at position 0.
         battery: also intervene, to tell why the sink is where it is, which takes dozens of passes.
 
     Raises:
-        HeadwayError: ids of another form, a model that cannot be observed, or numbers that are not
-            finite (with layer and head).
+        HeadwayError: ids of another form, a threshold that is no share, a model that cannot be
+            observed, or numbers that are not finite (with layer and head).
     """
+    if not 0 < threshold < 1:
+        raise HeadwayError(f"threshold: value is {threshold}; accepted are numbers between 0 and 1")
     if input_ids.dim() != 2 or input_ids.shape[1] < 2 or not len(input_ids):
         raise HeadwayError(
             f"input_ids: the shape {tuple(input_ids.shape)} is not accepted; accepted is "

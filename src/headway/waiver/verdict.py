@@ -318,10 +318,10 @@ def _words(kind: Kind, evidence: tuple[Evidence, ...], battery: Battery) -> str:
         place = f" Token {battery.placed} is a sink wherever it stands."
     elif battery.origin is not None:
         place = f" It stands at position {battery.origin}."
-    unsure = [e.key for e in evidence if not e.sure]
+    unsure = [e.says for e in evidence if not e.sure]
     doubt = ""
     if unsure:
-        doubt = f" Not sure at this number of samples: {', '.join(unsure)}."
+        doubt = f" Not sure at this number of samples: {'; '.join(unsure)}."
     return f"{REASONS[kind]}.{place} Evidence: {'; '.join(found)}.{doubt}"
 
 

@@ -114,10 +114,12 @@ def _headline(
     found: str,
 ) -> str:
     """The sentence that stands above everything else."""
+    untrained = not settings["steps"]
     rival = (
-        "the untouched model" if settings["train"] == "mechanism"
+        "the untouched model" if untrained or settings["train"] == "mechanism"
         else "the same fine-tuning without mechanisms"
     )  # fmt: skip
+    stands = "starts" if untrained else "ends"
     name, seeds = settings["mechanisms"], len(difference.differences)
     if difference.mean is None:
         return f"Nothing can be said about {name}: no seed ended in both arms."
@@ -132,8 +134,8 @@ def _headline(
         f"{words.interval(difference.low, difference.high)}, {seeds} paired seeds"
     )
     said = {
-        BETTER: f"{name} ends below {rival}",
-        WORSE: f"{name} ends above {rival}",
+        BETTER: f"{name} {stands} below {rival}",
+        WORSE: f"{name} {stands} above {rival}",
     }.get(found, f"{name} is not separable from {rival}")
     return f"{said}: validation perplexity {shown} ({size})."
 
@@ -146,12 +148,14 @@ def _remarks(
     """What the headline needs beside it."""
     control, mechanism = arms[CONTROL], arms[MECHANISM]
     told = []
-    if settings["train"] == "mechanism":
+    if not settings["steps"]:
+        told.append("Nothing was trained: both arms are as they start.")
+    elif settings["train"] == "mechanism":
         told.append(
             "Only the mechanism was trained, so the control has nothing to train and is the "
             "untouched model: the difference holds what any training on this text would bring."
         )
-    elif control["perplexity_after"] is not None and settings["steps"]:
+    elif control["perplexity_after"] is not None:
         told.append(
             f"Fine-tuning alone took the control from {control['perplexity_before']:.3f} to "
             f"{control['perplexity_after']:.3f}."

@@ -1,0 +1,30 @@
+"""A host's call outside training, which makes its own cache, is one graph."""
+
+import pytest
+import torch
+from tiny import LOUD, fitting, make_loud, tiny, tokens
+
+import headway
+
+pytestmark = pytest.mark.filterwarnings("ignore:the logits change at once")
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma3_text", "mistral"])
+@torch.no_grad()
+def test_a_call_with_labels_and_one_that_goes_on(model_type):
+    parts = fitting(model_type, LOUD["everything"])
+    model, ids = make_loud(headway.attach(tiny(model_type), parts)), tokens(2, 12)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    expected = model(ids, labels=ids, use_cache=False)
+    torch.testing.assert_close(compiled(ids, labels=ids).loss, expected.loss)
+    first = compiled(ids[:, :9])
+    assert isinstance(first.past_key_values, headway.HeadwayCache)
+    rest = model(ids[:, 9:], past_key_values=first.past_key_values).logits
+    torch.testing.assert_close(rest, expected.logits[:, 9:], atol=1e-4, rtol=1e-4)
