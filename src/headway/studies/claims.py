@@ -221,11 +221,10 @@ class Finding:
         """Our figure with its interval."""
         if self.ours is None:
             return "none"
-        value, low, high = (
-            format(number, self.claim.shown)
-            for number in (self.ours.value, self.ours.low, self.ours.high)
-        )
-        return value if self.ours.low == self.ours.high else f"{value} [{low}, {high}]"
+        shown = self.claim.shown
+        if self.ours.low == self.ours.high:
+            return format(self.ours.value, shown)
+        return self.ours.told(shown)
 
 
 def findings(claims: Sequence[Claim], results: Results) -> list[Finding]:

@@ -93,6 +93,10 @@ class Estimate:
     seeds: int
     p: float | None = None
 
+    def told(self, shown: str) -> str:
+        """The value with its interval, each in the format `shown`."""
+        return f"{self.value:{shown}} [{self.low:{shown}}, {self.high:{shown}}]"
+
 
 @dataclass(frozen=True)
 class Criterion:

@@ -152,7 +152,7 @@ def _row(told: str, arm: str, results: Results) -> tuple[str, ...]:
 
 def _step(cost: Estimate) -> str:
     """The time of a step, and how many processes measured it."""
-    return f"{cost.value:.4f} [{cost.low:.4f}, {cost.high:.4f}] ({cost.seeds})"
+    return f"{cost.told('.4f')} ({cost.seeds})"
 
 
 def _mean(arm: str, name: str, results: Results) -> float | None:

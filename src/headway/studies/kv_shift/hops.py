@@ -127,8 +127,7 @@ def _with_the_other(arm: str, other: str, results: Results, ours: Estimate | Non
     """What an arm's row on hops that are lost says, and how much another arm loses."""
     told = [_caveat((arm,), results, ours)]
     if theirs := _loss_of_hops(other, results):
-        lost = f"{theirs.value:.1%} [{theirs.low:.1%}, {theirs.high:.1%}]"
-        told += [f"The same of {other}: {lost}.", rates_apart((arm, other), results)]
+        told += [f"The same of {other}: {theirs.told('.1%')}.", rates_apart((arm, other), results)]
     return " ".join(filter(None, told))
 
 

@@ -64,10 +64,7 @@ def tuned_unlike(
         for rate in sorted(set.intersection(*there))
         if (found := less(arm, base, part, rate, ANY, results)) is not None
     }
-    others = ", ".join(
-        f"{found.value:{shown}} [{found.low:{shown}}, {found.high:{shown}}] at {rate:g}"
-        for rate, found in alike.items()
-    )
+    others = ", ".join(f"{found.told(shown)} at {rate:g}" for rate, found in alike.items())
     same = f" With both at the same rate: {others}." if others else ""
     return f"Rates were tuned on different numbers of seeds: {told}.{same}"
 

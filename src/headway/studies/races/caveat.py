@@ -81,7 +81,7 @@ def _at_shared_rates(limit: int, arm: str, base: str, results: Results) -> list[
         for rate in sorted(ours & theirs)
     }
     return [
-        f"Both at {rate:g}: {ratio.value:.2f} {_interval(ratio)}."
+        f"Both at {rate:g}: {ratio.told('.2f')}."
         for rate, ratio in found.items()
         if ratio is not None
     ]

@@ -209,7 +209,7 @@ def _last_row(arm: str, found: Sequence[Result], plain: Sequence[Result]) -> tup
     rate = f"{found[0].run.options['rate']:g}"
     means = (f"{fmean(_last(found, name).values()):.3f}" for name in TEST_SETS)
     less = paired(_last(found, "in_weights"), _last(plain, "in_weights"))
-    told = f"{less.value:+.3f} [{less.low:+.3f}, {less.high:+.3f}]" if less else ""
+    told = less.told("+.3f") if less else ""
     return arm, rate, str(len(found)), *means, "" if arm == "plain" else told
 
 

@@ -229,7 +229,7 @@ def _told_names(sides: Sequence[Side], results: Results, ours: Estimate | None) 
 
 def _told_preferred(sides: Sequence[Side], results: Results) -> str:
     told = [
-        f"{_called(side)} {found.value:.0%} [{found.low:.0%}, {found.high:.0%}]"
+        f"{_called(side)} {found.told('.0%')}"
         for side in sides
         if (found := _preferred(side, results)) is not None
     ]
@@ -255,8 +255,7 @@ def _told_scores(sides: Sequence[Side], results: Results) -> str:
 def _told_apart(sides: Sequence[Side], results: Results) -> str:
     if (found := _apart(sides, results)) is None:
         return ""
-    value, low, high = (format(one, "+.4f") for one in (found.value, found.low, found.high))
-    return f"Right name, {' less '.join(map(_called, sides))}: {value} [{low}, {high}]."
+    return f"Right name, {' less '.join(map(_called, sides))}: {found.told('+.4f')}."
 
 
 def _names(

@@ -292,7 +292,7 @@ def _row_table(results: Results) -> list[Table]:
 
 
 def _told(share: Estimate | None) -> str:
-    return MISSING if share is None else f"{share.value:.2f} [{share.low:.2f}, {share.high:.2f}]"
+    return MISSING if share is None else share.told(".2f")
 
 
 AT_PUBLISHED = CurveText(

@@ -100,10 +100,7 @@ def _correlation(by_seed: Mapping[int, float]) -> str:
 
 
 def _told(found: Estimate | None, shown: str) -> str:
-    if found is None:
-        return ""
-    value, low, high = (format(one, shown) for one in (found.value, found.low, found.high))
-    return f"{value} [{low}, {high}]"
+    return "" if found is None else found.told(shown)
 
 
 def _spread(values: Iterable[float], shown: str) -> str:

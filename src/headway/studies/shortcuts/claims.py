@@ -80,8 +80,7 @@ def _unlike(made: Claim, results: Results, ours: Estimate | None) -> str:
     were tuned, which were tried, and sizes."""
     untried, found = not_tried(made.arms, results), made.estimate(results)
     if untried and ours is None and found is not None:
-        ends = format(found.low, made.shown), format(found.high, made.shown)
-        untried += f" So nothing follows from {found.value:{made.shown}} [{', '.join(ends)}]."
+        untried += f" So nothing follows from {found.told(made.shown)}."
     said = made.caveat(results, ours), untried, unlike_sizes(made.arms, results)
     return " ".join(filter(None, said))
 

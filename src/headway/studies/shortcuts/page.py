@@ -55,8 +55,8 @@ def _rows(condition: Condition, results: Results) -> list[tuple[str, ...]]:
             continue
         losses = measured(results, arm, "loss")
         mean, less = mean_of(losses), paired(losses, plain)
-        shown = f"{mean.value:.4f} [{mean.low:.4f}, {mean.high:.4f}]" if mean else ""
-        compares = f"{less.value:+.4f} [{less.low:+.4f}, {less.high:+.4f}]" if less else ""
+        shown = mean.told(".4f") if mean else ""
+        compares = less.told("+.4f") if less else ""
         rows.append(
             (
                 arm,
