@@ -1,9 +1,12 @@
 """Layers that are compiled one by one share their programs, whatever crosses them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
+from torch import distributed
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from headway.decoder import HeadwayConfig, HeadwayForCausalLM
 from headway.mechanisms import (
@@ -65,7 +68,18 @@ def test_few_programs_for_many_layers(
     assert len(made) == programs
 
 
-def test_passes_that_are_seldom_make_no_programs(made: list[torch.fx.GraphModule]) -> None:
+@pytest.fixture
+def mesh() -> Iterator[DeviceMesh]:
+    """Of this process alone."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("sharded", [False, True], ids=["whole", "sharded"])
+def test_passes_that_are_seldom_make_no_programs(
+    made: list[torch.fx.GraphModule], mesh: DeviceMesh, sharded: bool
+) -> None:
     config = HeadwayConfig(
         vocab_size=32,
         hidden_size=16,
@@ -76,6 +90,9 @@ def test_passes_that_are_seldom_make_no_programs(made: list[torch.fx.GraphModule
     )
     model = HeadwayForCausalLM(config)
     compile_layers(model)
+    if sharded:
+        for layer in (*model.model.layers, model):
+            fully_shard(layer, mesh=mesh)
     ids = torch.randint(32, (2, 8))
     with uncompiled(model), torch.no_grad():
         seldom = model(ids, use_cache=False).logits

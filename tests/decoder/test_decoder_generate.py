@@ -26,13 +26,13 @@ def run(model, ids, **options):
     return model.generate(ids, **options)
 
 
-def assert_same(model, ids, shared, cached):
+def assert_same(model, ids, shared, cached, atol=1e-6):
     """`generate` with options `cached` gives what it gives without a cache."""
     new, logits = full(run(model, ids, **shared, **cached), ids)
     expected, expected_logits = full(run(model, ids, **shared, use_cache=False), ids)
     assert len(expected.unique()) > 3
     assert torch.equal(new, expected)
-    torch.testing.assert_close(logits, expected_logits, atol=1e-6, rtol=0)
+    torch.testing.assert_close(logits, expected_logits, atol=atol, rtol=0)
 
 
 WAYS = {
@@ -168,7 +168,8 @@ def test_a_reset_cache_starts_anew(model):
 def test_offloading(model, mask):
     model, ids = model.cuda(), tokens(2, 9).cuda()
     shared = {} if mask is None else {"attention_mask": mask.cuda()}
-    assert_same(model, ids, shared, {"cache_implementation": "offloaded"})
+    # A GPU sums a row of another length in another order: 1.4e-6 was seen.
+    assert_same(model, ids, shared, {"cache_implementation": "offloaded"}, atol=1e-5)
     cached = run(model, ids, cache_implementation="offloaded", num_beams=4, **shared)
     assert torch.equal(
         cached.sequences, run(model, ids, use_cache=False, num_beams=4, **shared).sequences

@@ -1,5 +1,7 @@
 """A setting of torch.compile under which gradients through a log-sum-exp are right."""
 
+from typing import Any
+
 import torch
 
 
@@ -21,5 +23,9 @@ def _switch_off() -> bool:
     # Here, as the import takes long and only a trace needs it.
     from torch._inductor import config
 
-    config.comprehensive_padding = False
+    config.comprehensive_padding = False  # the settings have changed, for who keeps programs
+    # A value that was set holds for its thread (torch 2.13), not for that of the backward, and did
+    # not outlast the compilation on a GPU (2.11). One of the environment is not undone by either.
+    settings: Any = config
+    settings._config["comprehensive_padding"].env_value_force = False
     return True

@@ -110,7 +110,12 @@ def whole(model: nn.Module) -> Iterator[None]:
 
 def _layers(model: nn.Module) -> list[nn.Module]:
     kinds = set(getattr(model, "_no_split_modules", None) or ())
-    return [module for module in model.modules() if type(module).__name__ in kinds]
+    # What is sharded has a class of its own, derived from the layer's.
+    return [
+        module
+        for module in model.modules()
+        if any(kind.__name__ in kinds for kind in type(module).__mro__)
+    ]
 
 
 def _mesh(settings: TrainSettings, processes: Processes, device: torch.device) -> DeviceMesh:
