@@ -201,6 +201,10 @@ def test_small_runs_tell_of_claims_that_larger_ones_leave_open(tmp_path: Path) -
     assert cells(page, "waiting")[12] == "[other](results/made/small/other.json)"
     assert "- Size paper. The same.\n- Size small. Less of it.\n" in page
     assert "Not run yet: open." in page
+    assert (
+        "Arms that can be run, and were not at size paper: other, last.\n\n"
+        "Of these, at size small: [other](results/made/small/other.json).\n"
+    ) in page
 
 
 def test_small_runs_that_tell_nothing_new_are_left_out(tmp_path: Path) -> None:
@@ -212,6 +216,7 @@ def test_small_runs_that_tell_nothing_new_are_left_out(tmp_path: Path) -> None:
     page = ledger(folder, [made])
     assert "| [made](#made) | paper |" in page
     assert "small" not in page.partition("## made")[0].partition("| study |")[2]
+    assert "at size small" not in page
 
 
 def test_a_study_without_results_is_left_out(tmp_path: Path) -> None:

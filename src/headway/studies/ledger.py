@@ -160,15 +160,27 @@ def _section(parts: Sequence[Part]) -> str:
     known = {finding.claim.claim for _, finding, _ in judged}
     if waiting := [claim.claim for claim in study.claims if claim.claim not in known]:
         lines.append("Not run yet: " + "; ".join(map(escaped, waiting)) + ".\n")
-    if absent := _absent(parts[0]):
+    if absent := [arm for arm in study.arms if arm not in _arms(parts[0])]:
         size = parts[0].results.size
         lines.append(f"Arms that can be run, and were not at size {size}: {', '.join(absent)}.\n")
+        lines += [_smaller(part, run) for part in parts[1:]
+                  if (run := [arm for arm in absent if arm in _arms(part)])]  # fmt: skip
     return "\n".join(lines)
 
 
-def _absent(part: Part) -> list[str]:
-    run = {r.run.arm for r in part.results}
-    return [arm for arm in part.study.arms if arm not in run]
+def _arms(part: Part) -> set[str]:
+    """Those with results."""
+    return {result.run.arm for result in part.results}
+
+
+def _smaller(part: Part, arms: Sequence[str]) -> str:
+    """Where arms were run that larger results lack."""
+    links = ", ".join(_link(part, arm) for arm in arms)
+    return f"Of these, at size {part.results.size}: {links}.\n"
+
+
+def _link(part: Part, arm: str) -> str:
+    return f"[{arm}]({part.place}/{arm}.json)"
 
 
 def _row(part: Part, found: Finding, said: str, commands: Sequence[str]) -> tuple[str, ...]:
@@ -187,7 +199,7 @@ def _row(part: Part, found: Finding, said: str, commands: Sequence[str]) -> tupl
         ", ".join(str(n) for n in sorted({commands.index(r.command) + 1 for r in found.results})),
         _unique(r.device for r in found.results),
         _dates(found.results),
-        ", ".join(f"[{arm}]({part.place}/{arm}.json)" for arm in claim.arms),
+        ", ".join(_link(part, arm) for arm in claim.arms),
     )
 
 
