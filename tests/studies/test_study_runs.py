@@ -104,6 +104,25 @@ def test_later_runs_may_follow_from_earlier_ones(tmp_path: Path) -> None:
     assert len(found.found) == 8
 
 
+def test_runs_of_other_arms_on_which_later_ones_hang_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else a command that ends at once looks as if nothing was left to do."""
+    first = [Run("base", 0), Run("base", 1)]
+
+    def runs(_: StudySettings, found: Results) -> list[Run]:
+        return first + [Run("arm", 0)] * ({r.run.key for r in found} >= {r.key for r in first})
+
+    made, asked = study(runs=runs), settings(tmp_path)
+    assert not run_study(made, replace(asked, arms=("arm",)), "a").found
+    told = "made: runs of other arms are missing: base (2); what hangs on them waits\n"
+    assert capsys.readouterr().err == told
+    run_study(made, replace(asked, arms=("base",)), "a")
+    assert "missing: arm (1);" in capsys.readouterr().err
+    assert len(run_study(made, replace(asked, arms=("arm",)), "a").found) == 3
+    assert "missing" not in capsys.readouterr().err
+
+
 def test_a_study_that_does_nothing_is_a_defect_of_ours(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="did none of the runs"):
         run_study(study(perform=lambda runs, _: iter(())), settings(tmp_path), "a")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -54,6 +55,9 @@ def run_study(study: Study, settings: StudySettings, command: str) -> Results:
         results = _there(study, asked)
         if len(results.found) == before:
             raise RuntimeError(f"the study {study.name} did none of the runs that it asked for")
+    if others := Counter(run.arm for run in _undone(study, asked, results)):
+        lacking = ", ".join(f"{arm} ({number})" for arm, number in others.items())
+        _say(f"{study.name}: runs of other arms are missing: {lacking}; what hangs on them waits")
     return results
 
 
@@ -197,12 +201,14 @@ def still_missing(study: Study, results: Results) -> list[Run]:
 
 
 def _missing(study: Study, asked: StudySettings, results: Results) -> list[Run]:
+    undone = _undone(study, asked, results)
+    return [run for run in undone if run.arm in (asked.arms or study.arms)]
+
+
+def _undone(study: Study, asked: StudySettings, results: Results) -> list[Run]:
+    """What is listed so far and lacks a result, of arms that were not asked for too."""
     done = {result.run.key for result in results}
-    return [
-        run
-        for run in study.runs(asked, results)
-        if run.key not in done and run.arm in (asked.arms or study.arms)
-    ]
+    return [run for run in study.runs(asked, results) if run.key not in done]
 
 
 def _there(study: Study, asked: StudySettings) -> Results:
