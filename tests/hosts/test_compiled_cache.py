@@ -18,10 +18,12 @@ def fresh_compiler():
 
 @torch.no_grad()
 def test_a_call_with_labels_and_one_that_goes_on():
-    """Of a host whose cache has layers of both kinds, with a window and without."""
+    """Of a host whose cache has layers of both kinds, with a window and without; in one graph but
+    for earlier versions of torch, which break it where the cache is made.
+    """
     parts = fitting("gemma3_text", LOUD["everything"])
     model, ids = make_loud(headway.attach(tiny("gemma3_text"), parts)), tokens(2, 12)
-    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    compiled = torch.compile(model, fullgraph=torch.__version__ >= "2.13", backend="eager")
     expected = model(ids, labels=ids, use_cache=False)
     torch.testing.assert_close(compiled(ids, labels=ids).loss, expected.loss)
     first = compiled(ids[:, :9])

@@ -1,5 +1,6 @@
 """Keys and values of earlier tokens, and what the mechanisms carry beside them."""
 
+from collections.abc import Iterable
 from functools import cache as memoized
 from typing import Any, Self, cast
 
@@ -17,6 +18,7 @@ from transformers.cache_utils import (
 )
 
 from headway.errors import HeadwayError
+from headway.mechanisms.base import Dims, Mechanism
 from headway.mechanisms.sizes import dims_of, mechanisms_of
 from headway.mechanisms.state import DecodeState
 from headway.pickling import reduce_by
@@ -128,6 +130,8 @@ class HeadwayCache(Cache):
         max_cache_len: a fixed number of tokens for compiled decoding, or None to grow.
         offloading: keep the keys and values of all but the current layer on the CPU; the few raw
             rows stay where they are.
+        layers: at least so many, or None for what the configuration's mechanisms ask for; a model
+            knows it, so that its call is traced without reading them.
 
     Attributes:
         renumbers: positions count inside the cache, as it forgets tokens (`WaiverCache`).
@@ -145,16 +149,25 @@ class HeadwayCache(Cache):
         return cast(Self, super().__new__(_as_both(kind) if cls is HeadwayCache else cls))
 
     def __init__(
-        self, config: Any, max_cache_len: int | None = None, offloading: bool = False
+        self,
+        config: Any,
+        max_cache_len: int | None = None,
+        offloading: bool = False,
+        layers: int | None = None,
     ) -> None:
         if offloading:
             check_offloading("offloaded")
         Cache.__init__(self, layers=_empty_layers(config, max_cache_len), offloading=offloading)
-        self._take_in(config, max_cache_len)
+        self._take_in(config, max_cache_len, layers)
 
     @staticmethod
-    def adopt(given: Any, config: Any) -> "HeadwayCache":
+    def adopt(given: Any, config: Any, layers: int | None = None) -> "HeadwayCache":
         """Make one of transformers' caches a `HeadwayCache`, in place, as others may hold it.
+
+        Args:
+            given: the cache.
+            config: the model's configuration.
+            layers: as in the class.
 
         Raises:
             HeadwayError: it holds tokens already, or layers of a kind that is not known here.
@@ -166,31 +179,32 @@ class HeadwayCache(Cache):
                 f"past_key_values: a {type(given).__name__} is not accepted; accepted is "
                 "headway.HeadwayCache(model.config)"
             )
-        layers: list[Any] = given.layers
-        for layer in layers:
+        known: list[Any] = given.layers
+        for layer in known:
             if type(layer) not in LAYER_KINDS:
                 raise HeadwayError(
                     f"past_key_values: a cache with a {type(layer).__name__} cannot hold what "
                     "mechanisms carry; accepted are dynamic, static and sliding layers"
                 )
-        if any(layer.get_seq_length() for layer in layers):
+        if any(layer.get_seq_length() for layer in known):
             raise HeadwayError(
                 f"past_key_values: a {type(given).__name__} that was filled elsewhere lacks what "
                 "mechanisms carry; accepted are an empty one and headway.HeadwayCache(model.config)"
             )
-        fixed = [lay.max_cache_len for lay in layers if isinstance(lay, StaticLayer)]
+        fixed = [lay.max_cache_len for lay in known if isinstance(lay, StaticLayer)]
         length = max(fixed) if fixed else None
-        if not layers:
-            layers.extend(_empty_layers(config, None))
+        if not known:
+            known.extend(_empty_layers(config, None))
             given.layer_class_to_replicate = None
         kind = cast(Any, type(given))
         given.__class__ = _as_both(kind)
         adopted = cast(HeadwayCache, given)
-        adopted._take_in(config, length)
+        adopted._take_in(config, length, layers)
         return adopted
 
-    def _take_in(self, config: Any, max_cache_len: int | None) -> None:
-        for _ in range(len(self.layers), _layers_wanted(config)):
+    def _take_in(self, config: Any, max_cache_len: int | None, layers: int | None) -> None:
+        wanted = layers_wanted(mechanisms_of(config), dims_of(config)) if layers is None else layers
+        for _ in range(len(self.layers), wanted):
             # What a mechanism fills itself is read by the last layer, hence of its kind.
             self.layers.append(_empty_layers(config, max_cache_len)[-1])
         self.fixed_length = max_cache_len
@@ -204,10 +218,9 @@ class HeadwayCache(Cache):
         return layer.state
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _layers_wanted(config: Any) -> int:
-    """How many layers the mechanisms ask for; a model that is compiled keeps its mechanisms."""
-    own = [s for m in mechanisms_of(config) for s in m.cache_slots(dims_of(config))]
+def layers_wanted(mechanisms: Iterable[Mechanism], dims: Dims) -> int:
+    """How many layers of a cache the mechanisms ask for, as they fill some themselves."""
+    own = [slot for mechanism in mechanisms for slot in mechanism.cache_slots(dims)]
     return 1 + max(own, default=0)
 
 

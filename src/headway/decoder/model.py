@@ -11,7 +11,7 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from headway.decoder.block import Block, Depth
-from headway.decoder.cache import HeadwayCache
+from headway.decoder.cache import HeadwayCache, layers_wanted
 from headway.decoder.configuration import HeadwayConfig
 from headway.decoder.forward_pass import ForwardPass, Probe, start_pass
 from headway.decoder.generation import HeadwayGeneration, check_pages
@@ -111,6 +111,7 @@ class HeadwayModel(HeadwayPreTrainedModel):
         }
         self.final_read = cast(DepthRead | None, built.get(Place.SUBLAYER))
         self.final_mix = cast(FinalMix | None, built.get(Place.FINAL))
+        self.cache_layers = layers_wanted(mechanisms, dims)
         places = {m.place for m in mechanisms}
         self.keep_updates = Place.SUBLAYER in places
         self.keep_outputs = bool(places & {Place.LAYER, Place.FINAL})
@@ -204,8 +205,10 @@ class HeadwayModel(HeadwayPreTrainedModel):
             return None
         wanted = self.config.use_cache and not self.training if use_cache is None else use_cache
         if given is None and wanted:
-            return HeadwayCache(self.config)
-        return None if given is None else HeadwayCache.adopt(given, self.config)
+            return HeadwayCache(self.config, layers=self.cache_layers)
+        if given is None:
+            return None
+        return HeadwayCache.adopt(given, self.config, self.cache_layers)
 
     def _log_frequency(self, input_ids: Tensor | None) -> Tensor | None:
         if self.token_log_frequency is None:

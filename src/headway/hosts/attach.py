@@ -202,7 +202,7 @@ def build_in(host: PreTrainedModel, mechanisms: Sequence[Mechanism]) -> None:
         ) from error
     in_depth = any(m.place > Place.OUTPUT for m in mechanisms) or family.always_layer
     built: list[tuple[nn.Module, nn.Module | None, type[nn.Module]]] = [
-        (stack, ModelParts(mechanisms, host.config.vocab_size), family.model),
+        (stack, ModelParts(mechanisms, dims, host.config.vocab_size), family.model),
     ]
     for layer_idx, layer in enumerate(getattr(stack, family.layers)):
         attention = getattr(layer, family.attention_name)

@@ -87,9 +87,10 @@ class HostModel(InitialisesParts):
         if self.training and getattr(self, "gradient_checkpointing", False):
             given, wanted = None, False
         inputs["use_cache"] = wanted
+        layers = self.headway.cache_layers
         if given is None:
-            return HeadwayCache(self.config) if wanted else None
-        return HeadwayCache.adopt(given, self.config)
+            return HeadwayCache(self.config, layers=layers) if wanted else None
+        return HeadwayCache.adopt(given, self.config, layers)
 
     def _log_frequency(self, input_ids: Tensor | None) -> Tensor | None:
         known = self.headway.token_log_frequency

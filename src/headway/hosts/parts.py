@@ -6,6 +6,7 @@ from typing import cast
 import torch
 from torch import nn
 
+from headway.decoder.cache import layers_wanted
 from headway.mechanisms.attention_residual import DepthRead
 from headway.mechanisms.base import Dims, Learned, Mechanism, Place, fill
 from headway.mechanisms.compose import AttentionMechanisms
@@ -79,12 +80,15 @@ class LayerParts(nn.Module):
 
 
 class ModelParts(Learned):
-    """In the stack of layers: `token_log_frequency` `(V,)`, where a mechanism reads it."""
+    """In the stack of layers: `token_log_frequency` `(V,)`, where a mechanism reads it, and how
+    many layers a cache has.
+    """
 
     token_log_frequency: torch.Tensor | None
 
-    def __init__(self, mechanisms: Sequence[Mechanism], vocabulary: int) -> None:
+    def __init__(self, mechanisms: Sequence[Mechanism], dims: Dims, vocabulary: int) -> None:
         super().__init__()
+        self.cache_layers = layers_wanted(mechanisms, dims)
         wanted = any(m.needs_frequency for m in mechanisms)
         self.register_buffer("token_log_frequency", torch.zeros(vocabulary) if wanted else None)
 
