@@ -41,7 +41,7 @@ class HeadwayConfig(PreTrainedConfig):
     """
 
     model_type = "headway"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "cache"]
     base_model_tp_plan: ClassVar[dict[str, str]] = {
         "embed_tokens": "embedding_rowwise",
         "layers.*.self_attn": "headway_heads",

@@ -2,7 +2,10 @@
 
 from typing import Any, NoReturn, cast
 
+from transformers import Cache
+
 from headway.decoder.cache import HeadwayCache, check_offloading
+from headway.decoder.cache_name import CACHE
 from headway.errors import HeadwayError
 
 CACHES = (None, "dynamic", "static", "offloaded", "offloaded_static")
@@ -20,12 +23,12 @@ def refuse_pages(name: str) -> NoReturn:
     )
 
 
-def check_pages(config: Any, inputs: dict[str, Any]) -> None:
+def check_pages(config: Any, cache: Any) -> None:
     """Refuse a forward pass of continuous batching, which comes with a paged cache as `cache`.
 
     Args:
         config: of the model.
-        inputs: the arguments of the forward by name.
+        cache: the argument of that name.
 
     Raises:
         HeadwayError: it is one.
@@ -33,7 +36,7 @@ def check_pages(config: Any, inputs: dict[str, Any]) -> None:
     implementation = config._attn_implementation or ""
     if implementation.startswith("paged|"):
         refuse_pages(f"attn_implementation: {implementation!r}")
-    if inputs.get("cache") is not None:
+    if cache is not None and not isinstance(cache, Cache):
         refuse_pages("cache")
 
 
@@ -66,7 +69,7 @@ class HeadwayGeneration:
         prepared = cast(Any, super())._prepare_cache_for_generation(
             generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
         )
-        cache = model_kwargs.get("past_key_values")
+        cache = model_kwargs.get(CACHE)
         if cache is not None:
             recording = generation_config.is_assistant and not isinstance(cache, HeadwayCache)
             HeadwayCache.adopt(cache, self.config)

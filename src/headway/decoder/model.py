@@ -12,6 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from headway.decoder.block import Block, Depth
 from headway.decoder.cache import HeadwayCache, layers_wanted
+from headway.decoder.cache_name import CACHE, NEW, OLD, given_cache
 from headway.decoder.configuration import HeadwayConfig
 from headway.decoder.forward_pass import ForwardPass, Probe, start_pass
 from headway.decoder.generation import HeadwayGeneration, check_pages
@@ -35,7 +36,7 @@ class HeadwayPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["Block"]  # noqa: RUF012
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _skip_keys_device_placement = [OLD, NEW]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flex_attn = True
     _can_compile_fullgraph = True
@@ -147,6 +148,7 @@ class HeadwayModel(HeadwayPreTrainedModel):
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
         probe: Probe | None = None,
+        cache: HeadwayCache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast | tuple[Any, ...]:
         """Run all layers.
@@ -159,6 +161,7 @@ class HeadwayModel(HeadwayPreTrainedModel):
                 one; with `use_cache` and None a new one is returned.
             output_hidden_states: also return the embedding and every layer's output.
             probe: called by every attention, see `headway.decoder.forward_pass.Probe`.
+            cache: the name of `past_key_values` in transformers from 5.24 on.
 
         Raises:
             HeadwayError: an input of another form.
@@ -171,7 +174,7 @@ class HeadwayModel(HeadwayPreTrainedModel):
                 "give a probe, which sees queries and keys"
             )
         hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        cache = self._cache(past_key_values, use_cache)
+        cache = self._cache(given_cache({OLD: past_key_values, NEW: cache}), use_cache)
         run = start_pass(
             self.config,
             hidden,
@@ -195,8 +198,8 @@ class HeadwayModel(HeadwayPreTrainedModel):
             hidden = self.final_mix(cast(tuple[Tensor, ...], depth.outputs))
         result = BaseModelOutputWithPast(
             last_hidden_state=self.norm(hidden),
-            past_key_values=cache,
             hidden_states=cast(Any, depth.outputs if output_hidden_states else None),
+            **cast(Any, {CACHE: cache}),
         )
         return result.to_tuple() if return_dict is False else result
 
@@ -261,6 +264,7 @@ class HeadwayForCausalLM(HeadwayGeneration, HeadwayPreTrainedModel, GenerationMi
         logits_to_keep: int | Tensor = 0,
         return_dict: bool | None = None,
         skip_logits: bool | None = None,
+        cache: HeadwayCache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """Logits `(B, T, vocab_size)` and, with `labels` `(B, T)`, the next-token loss in nats.
@@ -276,12 +280,13 @@ class HeadwayForCausalLM(HeadwayGeneration, HeadwayPreTrainedModel, GenerationMi
         Raises:
             HeadwayError: an input of another form.
         """
-        check_pages(self.config, kwargs)
+        check_pages(self.config, cache)
         out = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             **{k: v for k, v in kwargs.items() if k in PASSED_ON},
@@ -303,8 +308,8 @@ class HeadwayForCausalLM(HeadwayGeneration, HeadwayPreTrainedModel, GenerationMi
         result = CausalLMOutputWithPast(
             loss=loss,
             logits=None if skip else logits,
-            past_key_values=out.past_key_values,
             hidden_states=out.hidden_states,
+            **cast(Any, {CACHE: getattr(out, CACHE)}),
         )
         return result.to_tuple() if return_dict is False else result
 

@@ -124,8 +124,10 @@ class HostAttention(FamilyMixin):
             raise HeadwayError(
                 f"{type(self).__name__}: with mechanisms attached it is called by its model only"
             )
-        layer_past = options.pop("layer_past", None)
-        cache = layer_past if past_key_values is None else past_key_values
+        cache = past_key_values
+        for name in ("cache", "layer_past"):  # of later versions, and of families
+            other = options.pop(name, None)
+            cache = other if cache is None else cache
         call, parts = Call(attention_mask, cache, options), self.headway
         if parts.replaced:
             return self._shortcut(hidden_states, headway, call)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from headway.decoder.cache import HeadwayCache
+from headway.decoder.cache_name import CACHE, NEW, OLD, given_cache
 from headway.decoder.generation import HeadwayGeneration, check_pages
 from headway.decoder.observer import OBSERVED
 from headway.errors import HeadwayError
@@ -57,8 +58,11 @@ class HostModel(InitialisesParts):
             HeadwayError: a cache that was filled elsewhere, or one of pages.
         """
         kwargs.update(zip(self.input_names, args, strict=False))
-        check_pages(self.config, kwargs)
-        kwargs["past_key_values"] = self._cache(kwargs)
+        check_pages(self.config, kwargs.get(NEW))
+        cache = self._cache(kwargs)
+        for name in (OLD, NEW):
+            kwargs.pop(name, None)
+        kwargs[CACHE] = cache
         kwargs["headway"] = self.start_pass(kwargs)
         return super().forward(**kwargs)
 
@@ -74,14 +78,14 @@ class HostModel(InitialisesParts):
             shown.shape[0],
             shown.shape[1],
             shown.device,
-            inputs["past_key_values"],
+            inputs[CACHE],
             inputs.get("attention_mask"),
             None if observed else inputs.get("position_ids"),
         )
         return HostPass(positions, self._log_frequency(ids), torch.is_grad_enabled())
 
     def _cache(self, inputs: dict[str, Any]) -> HeadwayCache | None:
-        given, wanted = inputs.get("past_key_values"), inputs.get("use_cache")
+        given, wanted = given_cache(inputs), inputs.get("use_cache")
         if wanted is None:
             wanted = self.config.use_cache and not self.training
         if self.training and getattr(self, "gradient_checkpointing", False):

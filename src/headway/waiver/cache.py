@@ -11,6 +11,7 @@ from torch import LongTensor, Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from headway.decoder.cache import HeadwayCache, WithState
+from headway.decoder.cache_name import CACHE
 from headway.errors import HeadwayError
 from headway.hosts.attach import bare
 from headway.waiver.cache_layer import Pass, WaiverLayer
@@ -166,7 +167,7 @@ class WaiverCache(HeadwayCache, DynamicCache):
         def keys_at(position: int) -> list[Tensor | None]:
             self._first_place = position
             with torch.no_grad():
-                host(input_ids=tokens.long()[:, None], past_key_values=self, use_cache=True)
+                host(input_ids=tokens.long()[:, None], use_cache=True, **{CACHE: self})
             keys: list[Tensor | None] = [layer.keys for layer in self._waiver_layers()]
             self.reset()
             return keys

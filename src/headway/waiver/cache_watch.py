@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from headway.decoder.cache import HeadwayCache
+from headway.decoder.cache_name import given_cache
 from headway.errors import HeadwayError
 from headway.waiver.inputs import input_names
 
@@ -36,7 +37,7 @@ class Watch:
         self, decoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Rewrite the call of the stack where it has a bounded cache."""
-        given = kwargs.get("past_key_values")
+        given = given_cache(kwargs)
         if not isinstance(given, HeadwayCache) or not given.renumbers:
             return None
         if decoder is not self.decoder():

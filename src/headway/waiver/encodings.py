@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from headway.decoder import HeadwayModel
+from headway.decoder.cache_name import given_cache
 from headway.decoder.observer import Observer
 from headway.waiver.inputs import input_names
 from headway.waiver.watch import run, stack_of, watching
@@ -143,7 +144,7 @@ def _remapped(stack: nn.Module, change: PositionMap, base: int) -> Iterator[None
         shown = given.get("input_ids")
         shown = given["inputs_embeds"] if shown is None else shown
         batch, length = shown.shape[:2]
-        cache = given.get("past_key_values")
+        cache = given_cache(given)
         past = 0 if cache is None else int(cache.get_seq_length())
         ids = given.get("position_ids")
         if ids is None:

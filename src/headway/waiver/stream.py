@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from headway.decoder.cache_name import CACHE
 from headway.errors import HeadwayError
 from headway.waiver.cache import WaiverCache, cache_bytes
 
@@ -129,9 +130,9 @@ def affordable_stride(model: nn.Module, tokens: int, held: int) -> int:
 def streamed_nats(model: Any, ids: Tensor, cache: WaiverCache) -> Tensor:
     """`(N - 1,)`, with a bounded cache: the first window together, then token by token."""
     first = min(cache.window, len(ids) - 1)
-    found = [_nats(model(input_ids=ids[None, :first], past_key_values=cache), ids[1 : first + 1])]
+    found = [_nats(model(input_ids=ids[None, :first], **{CACHE: cache}), ids[1 : first + 1])]
     for at in range(first, len(ids) - 1):
-        out = model(input_ids=ids[None, at : at + 1], past_key_values=cache)
+        out = model(input_ids=ids[None, at : at + 1], **{CACHE: cache})
         found.append(_nats(out, ids[at + 1 : at + 2]))
     return torch.cat(found).to("cpu", torch.float64)
 
@@ -165,9 +166,9 @@ def _full(model: Any, ids: Tensor) -> Reading:
     try:
         for start in range(0, len(ids) - 1, CHUNK):
             end = min(start + CHUNK, len(ids) - 1)
-            out = model(input_ids=ids[None, start:end], past_key_values=cache, use_cache=True)
+            out = model(input_ids=ids[None, start:end], use_cache=True, **{CACHE: cache})
             found.append(_nats(out, ids[start + 1 : end + 1]))
-            cache = out.past_key_values
+            cache = getattr(out, CACHE)
     except torch.OutOfMemoryError:
         read = sum(len(part) for part in found)
         return Reading(FULL, (), None, None, reason=f"out of memory after {read:,} tokens")
