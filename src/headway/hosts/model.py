@@ -78,7 +78,7 @@ class HostModel(InitialisesParts):
             shown.shape[0],
             shown.shape[1],
             shown.device,
-            inputs[CACHE],
+            given_cache(inputs),
             inputs.get("attention_mask"),
             None if observed else inputs.get("position_ids"),
         )
