@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from tiny import LOUD, fitting, make_loud, tiny, tokens
+from tiny import make_loud, tiny, tokens
 
 import headway
+from headway import KVShift, LayerShortcut
 
 pytestmark = pytest.mark.filterwarnings("ignore:the logits change at once")
 
@@ -21,7 +22,7 @@ def test_a_call_with_labels_and_one_that_goes_on():
     """Of a host whose cache has layers of both kinds, with a window and without; in one graph but
     for earlier versions of torch, which break it where the cache is made.
     """
-    parts = fitting("gemma3_text", LOUD["everything"])
+    parts = [KVShift(), LayerShortcut(mode="add", width=16)]  # rows, and a layer of its own
     model, ids = make_loud(headway.attach(tiny("gemma3_text"), parts)), tokens(2, 12)
     compiled = torch.compile(model, fullgraph=torch.__version__ >= "2.13", backend="eager")
     expected = model(ids, labels=ids, use_cache=False)
