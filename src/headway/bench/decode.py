@@ -21,7 +21,6 @@ from headway.bench.llama import Shape, free
 from headway.bench.results import Line
 from headway.bench.rounds import ratio, time_in_turns
 from headway.decoder import HeadwayCache, HeadwayForCausalLM
-from headway.decoder.cache_name import CACHE
 from headway.training.graphs import many_graphs
 
 BATCHES = (1, 64)
@@ -94,7 +93,7 @@ class Writer:
 
 def next_token(model: Any, ids: Tensor, cache: HeadwayCache) -> Tensor:
     """The likeliest one `(B, 1)` after `ids` `(B, T)`."""
-    logits = model(ids, logits_to_keep=1, **{CACHE: cache}).logits
+    logits = model(ids, past_key_values=cache, logits_to_keep=1).logits
     likeliest: Tensor = logits[:, -1:].argmax(-1)
     return likeliest
 

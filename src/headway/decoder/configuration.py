@@ -4,6 +4,7 @@ from typing import Any, ClassVar, Self
 
 from transformers import PreTrainedConfig
 
+from headway.decoder.cache_name import NEW, OLD
 from headway.decoder.config_checks import check_names, check_values, even_split
 from headway.errors import HeadwayError
 from headway.mechanisms.base import Dims, Mechanism
@@ -41,7 +42,7 @@ class HeadwayConfig(PreTrainedConfig):
     """
 
     model_type = "headway"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "cache"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [OLD, NEW]
     base_model_tp_plan: ClassVar[dict[str, str]] = {
         "embed_tokens": "embedding_rowwise",
         "layers.*.self_attn": "headway_heads",

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from headway.decoder.cache_name import NEW
 from headway.errors import HeadwayError
 from headway.hosts.host_pass import HostPass
 from headway.hosts.mixin import FamilyMixin
@@ -125,7 +126,7 @@ class HostAttention(FamilyMixin):
                 f"{type(self).__name__}: with mechanisms attached it is called by its model only"
             )
         cache = past_key_values
-        for name in ("cache", "layer_past"):  # of later versions, and of families
+        for name in (NEW, "layer_past"):  # of later versions, and of families
             other = options.pop(name, None)
             cache = other if cache is None else cache
         call, parts = Call(attention_mask, cache, options), self.headway

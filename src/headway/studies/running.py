@@ -45,7 +45,9 @@ def run_study(study: Study, settings: StudySettings, command: str) -> Results:
     asked = settled(study, settings)
     here = asked.executor == "local"
     folder, results = _folder(asked), _there(study, asked)
-    while missing := _missing(study, asked, results):
+    undone = _undone(study, asked, results)
+    arms = asked.arms or study.arms
+    while missing := [run for run in undone if run.arm in arms]:
         before = len(results.found)
         found = (results_of if here else _spread)(study, missing, asked, command)
         for done, result in enumerate(found, start=1):
@@ -55,7 +57,8 @@ def run_study(study: Study, settings: StudySettings, command: str) -> Results:
         results = _there(study, asked)
         if len(results.found) == before:
             raise RuntimeError(f"the study {study.name} did none of the runs that it asked for")
-    if others := Counter(run.arm for run in _undone(study, asked, results)):
+        undone = _undone(study, asked, results)
+    if others := Counter(run.arm for run in undone):
         lacking = ", ".join(f"{arm} ({number})" for arm, number in others.items())
         _say(f"{study.name}: runs of other arms are missing: {lacking}; what hangs on them waits")
     return results
@@ -197,12 +200,8 @@ def arms_by_seeds(study_arms: Sequence[str], settings: StudySettings) -> list[Ru
 def still_missing(study: Study, results: Results) -> list[Run]:
     """What the same command would still run, with as many seeds as the size has."""
     asked = StudySettings(name=(study.name,), size=results.size, **results.settings)
-    return _missing(study, settled(study, asked), results)
-
-
-def _missing(study: Study, asked: StudySettings, results: Results) -> list[Run]:
-    undone = _undone(study, asked, results)
-    return [run for run in undone if run.arm in (asked.arms or study.arms)]
+    undone = _undone(study, settled(study, asked), results)
+    return [run for run in undone if run.arm in study.arms]
 
 
 def _undone(study: Study, asked: StudySettings, results: Results) -> list[Run]:
