@@ -3,6 +3,7 @@
 import pytest
 import torch
 from small_models import COMPOSED, LISTS, small, tokens
+from transformers.cache_utils import CacheLayerMixin
 
 from headway import HeadwayCache, KVShift
 
@@ -174,3 +175,22 @@ def test_offloading(model, mask):
     assert torch.equal(
         cached.sequences, run(model, ids, use_cache=False, num_beams=4, **shared).sequences
     )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="offloading needs a GPU to come back to")
+@pytest.mark.parametrize("slow", ["offload", "prefetch"])
+def test_layers_that_are_late(model, slow, monkeypatch):
+    """Copies to and from the CPU take their time; nothing reads what has not arrived."""
+    quick = getattr(CacheLayerMixin, slow)
+
+    def slowly(layer):
+        torch.cuda._sleep(100_000_000)
+        quick(layer)
+
+    model, ids = model.cuda(), tokens(2, 9).cuda()
+    kept = run(model, ids, num_beams=4)
+    monkeypatch.setattr(CacheLayerMixin, slow, slowly)
+    offloaded = run(model, ids, cache_implementation="offloaded", num_beams=4)
+    assert torch.equal(offloaded.sequences, kept.sequences)
+    torch.testing.assert_close(offloaded.sequences_scores, kept.sequences_scores)

@@ -19,6 +19,7 @@ from headway.mechanisms.base import Mechanism, Place
 from headway.mechanisms.context import Streams
 from headway.mechanisms.layer_shortcut import ShortcutAttention
 from headway.ops.choice import ops_choice, takes_kernel
+from headway.ops.padding import without_padding
 from headway.ops.swiglu import gated_linear
 
 
@@ -110,6 +111,7 @@ class Block(GradientCheckpointingLayer):
 
     def forward(self, depth: Depth, streams: Streams, run: ForwardPass) -> tuple[Depth, Streams]:
         """Add this layer's two updates."""
+        without_padding()
         x = self.input_layernorm(depth.read(self.attention_read))
         if isinstance(self.self_attn, ShortcutAttention):
             update = self._cross(self.self_attn, x, depth, run)

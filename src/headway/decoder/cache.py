@@ -211,6 +211,43 @@ class HeadwayCache(Cache):
         for i, layer in enumerate(self.layers):
             self.layers[i] = _stateful(layer, DecodeState(static=max_cache_len is not None))
 
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer with new ones behind them; as in transformers."""
+        if self.offloading:
+            # transformers 5.17 fetches the next layer without asking whether it has left yet.
+            here = torch.cuda.default_stream(key_states.device)
+            cast(Any, self.prefetch_stream).wait_stream(here)
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
+    def reorder_cache(self, beam_idx: LongTensor) -> None:
+        """Follow the beams."""
+        self._wait_for_copies()
+        super().reorder_cache(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each row of the batch."""
+        self._wait_for_copies()
+        super().batch_repeat_interleave(repeats)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep some rows of the batch."""
+        self._wait_for_copies()
+        super().batch_select_indices(indices)
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._wait_for_copies()
+        super().reset()
+
+    def _wait_for_copies(self) -> None:
+        """Layers that are offloaded may be on their way to the CPU, and one on its way back."""
+        if self.offloading:
+            layers: list[Any] = self.layers
+            for device in {layer.device for layer in layers if layer.get_seq_length()}:
+                torch.cuda.synchronize(device)
+
     def state(self, layer_idx: int) -> DecodeState:
         """What the mechanisms of one layer carry."""
         layer = self.layers[layer_idx]

@@ -15,6 +15,7 @@ from headway.decoder.forward_pass import start_pass
 from headway.errors import HeadwayError
 from headway.mechanisms.base import PLACE_WORDS, Place
 from headway.mechanisms.context import Streams
+from headway.ops.padding import without_padding
 
 
 class ToyTransformer(nn.Module):
@@ -63,6 +64,7 @@ class ToyTransformer(nn.Module):
             tokens: vectors `(B, T, hidden_size - slots)`, or ids `(B, T)`, which become one-hot.
             slot_ids: `(B, T)`, the slot of each token's position; None counts from 0.
         """
+        without_padding()
         x = self.embed(tokens, slot_ids)
         run = start_pass(self.config, x, None, None, None)
         if self.slopes is not None:

@@ -16,6 +16,7 @@ from headway.mechanisms.compose import Norm
 from headway.mechanisms.context import QKV
 from headway.ops.attention import merge
 from headway.ops.choice import takes_kernel
+from headway.ops.padding import without_padding
 
 
 class Call(NamedTuple):
@@ -125,6 +126,7 @@ class HostAttention(FamilyMixin):
             raise HeadwayError(
                 f"{type(self).__name__}: with mechanisms attached it is called by its model only"
             )
+        without_padding()
         cache = past_key_values
         for name in (NEW, "layer_past"):  # of later versions, and of families
             other = options.pop(name, None)

@@ -8,7 +8,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from headway.decoder.observer import OBSERVED, observed_attention
 from headway.errors import HeadwayError
-from headway.ops.padding import without_padding
 
 
 def attend_with_lse(
@@ -45,7 +44,6 @@ def attend_with_lse(
     """
     backend = module.config._attn_implementation
     if backend == "flex_attention" and q.is_cuda:
-        without_padding()
         flex: Any = ALL_ATTENTION_FUNCTIONS["flex_attention"]
         out, lse = flex(module, q, k, v, mask, scaling=scaling, softcap=softcap)
         return out.transpose(1, 2), lse, None

@@ -59,10 +59,10 @@ class ScalableSoftmaxModule(MechanismModule):
 
     def prologue(self, qkv: QKV, ctx: Context) -> QKV:
         counts = (ctx.positions + 1).to(self.slope.dtype).log()
-        factor = self.slope[:, None] * counts[:, None, :]
+        factor = self.slope[:, None, None] * counts[:, None, :, None]
         if self.spec.bias:
-            factor = factor + self.offset[:, None]
-        return qkv._replace(q=qkv.q * factor.unsqueeze(-1).to(qkv.q.dtype))
+            factor = factor + self.offset[:, None, None]
+        return qkv._replace(q=qkv.q * factor.to(qkv.q.dtype))
 
     def learned(self) -> dict[str, Tensor]:
         shown = {"slope of ln n": self.slope.detach()}

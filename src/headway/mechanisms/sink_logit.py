@@ -63,8 +63,10 @@ class SinkLogitModule(MechanismModule):
     def epilogue(self, out: Tensor, lse: Tensor | None, ctx: Context) -> Tensor:
         if lse is None:
             raise HeadwayError("sink_logit: the log-sum-exp of attention is missing")
-        margin = lse - self.logit[:, None] if self.spec.learned else lse
-        return out * torch.sigmoid(margin).unsqueeze(-1).to(out.dtype)
+        margin = lse.unsqueeze(-1)
+        if self.spec.learned:
+            margin = margin - self.logit[:, None, None]
+        return out * torch.sigmoid(margin).to(out.dtype)
 
     def learned(self) -> dict[str, Tensor]:
         return {"sink logit": self.logit.detach()} if self.spec.learned else {}

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from headway.errors import HeadwayError
-from headway.ops.padding import without_padding
 from headway.ops.visibility import Visibility
 
 BACKENDS = ("sdpa", "flex_attention", "eager")
@@ -64,8 +63,6 @@ def attend(
     if backend == "sdpa":
         return _sdpa(q, k, v, visible, scale), None
     if backend == "flex_attention":
-        if need_lse:
-            without_padding()
         return _flex(q, k, v, visible, scale)
     if backend == "eager":
         return eager_attention(q, k, v, visible, scale)
@@ -110,11 +107,12 @@ def merge(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     Returns:
         Output and log-sum-exp of attention over all keys together.
     """
-    total = torch.stack([lse for _, lse in parts]).logsumexp(dim=0)
+    each = [lse.unsqueeze(-1) for _, lse in parts]
+    total = torch.stack(each).logsumexp(dim=0)
     merged = torch.zeros_like(parts[0][0])
-    for out, lse in parts:
-        merged = merged + out * (lse - total).exp().unsqueeze(-1).to(out.dtype)
-    return merged, total
+    for (out, _), lse in zip(parts, each, strict=True):
+        merged = merged + out * (lse - total).exp().to(out.dtype)
+    return merged, total.squeeze(-1)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
