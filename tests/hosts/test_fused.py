@@ -152,7 +152,7 @@ WHOLE = {
 
 
 # Shrinking would take minutes in the interpreter.
-@settings(max_examples=15, phases=(Phase.explicit, Phase.generate))
+@settings(max_examples=8, phases=(Phase.explicit, Phase.generate))
 @example([ResidualStream(scale="head"), KVShift(), SelectiveAttention()], WHOLE)
 @example([KVShift(), ResidualStream(scale="layer"), SelectiveAttention()], WHOLE)
 @example([KVShift(), SelectiveAttention()], WHOLE | {"kept": False, "norm": False, "pieces": 3})
@@ -241,7 +241,8 @@ def test_hosts(model_type, monkeypatch):
     seen = []
     for choice in ("reference", "triton"):
         monkeypatch.setenv("HEADWAY_OPS", choice)
-        model = make_loud(headway.attach(tiny(model_type), PAIR)).to(DEVICE)
+        host = tiny(model_type, num_hidden_layers=2)
+        model = make_loud(headway.attach(host, PAIR)).to(DEVICE)
         model(ids, labels=ids).loss.backward()
         grads = [p.grad.clone() for _, p in headway.mechanism_parameters(model)]
         with torch.no_grad():
