@@ -214,7 +214,18 @@ class HeadwayCache(Cache):
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Keys and values of a layer with new ones behind them; as in transformers."""
+        """Put new keys and values behind those of a layer.
+
+        Args:
+            key_states: `(B, G, T, D)`.
+            value_states: `(B, G, T, D)`.
+            layer_idx: which layer.
+            args: as transformers' layers take them.
+            kwargs: as transformers' layers take them.
+
+        Returns:
+            All of both, `(B, G, S, D)`.
+        """
         if self.offloading:
             # transformers 5.17 fetches the next layer without asking whether it has left yet.
             here = torch.cuda.default_stream(key_states.device)
