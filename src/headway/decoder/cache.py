@@ -253,7 +253,7 @@ class HeadwayCache(Cache):
         super().reset()
 
     def _wait_for_copies(self) -> None:
-        """Layers that are offloaded may be on their way to the CPU, and one on its way back."""
+        """Wait for offloaded layers that are on their way to the CPU or back."""
         if self.offloading:
             layers: list[Any] = self.layers
             for device in {layer.device for layer in layers if layer.get_seq_length()}:

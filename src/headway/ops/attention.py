@@ -107,12 +107,11 @@ def merge(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     Returns:
         Output and log-sum-exp of attention over all keys together.
     """
-    each = [lse.unsqueeze(-1) for _, lse in parts]
-    total = torch.stack(each).logsumexp(dim=0)
+    total = torch.stack([lse for _, lse in parts]).logsumexp(dim=0)
     merged = torch.zeros_like(parts[0][0])
-    for (out, _), lse in zip(parts, each, strict=True):
-        merged = merged + out * (lse - total).exp().to(out.dtype)
-    return merged, total.squeeze(-1)
+    for out, lse in parts:
+        merged = merged + out * (lse - total).exp().unsqueeze(-1).to(out.dtype)
+    return merged, total
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
